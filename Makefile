@@ -1,0 +1,66 @@
+# make demo   the whole path on this machine, in .venv
+# make test   everything installed, all tests
+# make help   the rest
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FRAMES ?=
+
+# libgl1 and libglib2.0-0 are what opencv-python's wheels link to.
+TEST_PACKAGES := mosquitto mosquitto-clients systemd libgl1 libglib2.0-0
+
+.PHONY: help setup demo test check format demo-bundle bench clean
+
+help:
+	@echo "make setup        .venv with everything: station, training, tests, checks"
+	@echo "make demo         broker, station and subscriber on this machine; FRAMES=dir for your pictures"
+	@echo "make test         all tests"
+	@echo "make check        lint, format, types"
+	@echo "make format       let ruff lay the code out"
+	@echo "make demo-bundle  train edge/demo/demo.icecam anew on drawn scenes (about 40 minutes)"
+	@echo "make bench        measure what docs/benchmarks.md says"
+	@echo "make clean        remove .venv and build/"
+
+setup: $(VENV)/everything
+
+demo: | $(VENV)/station
+	@scripts/need mosquitto
+	@$(BIN)/icecam demo --out build/demo $(if $(FRAMES),--frames "$(FRAMES)")
+
+test: $(VENV)/everything
+	@scripts/need $(TEST_PACKAGES)
+	$(BIN)/python -m pytest
+
+check: $(VENV)/everything
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/everything
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo-bundle: $(VENV)/everything
+	BIN=$(BIN) scripts/demo-bundle
+
+bench: $(VENV)/everything
+	$(BIN)/python -m tests.bench
+
+clean:
+	rm -rf $(VENV) build
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+
+# The station alone: no torch. Where everything is installed already, that serves too.
+$(VENV)/station: pyproject.toml | $(BIN)/python
+	[ -e $(VENV)/everything ] || $(BIN)/pip install --quiet --editable '.[station]'
+	@touch $@
+
+# opencv-python and opencv-python-headless overwrite each other's files: only one may be there.
+$(VENV)/everything: pyproject.toml | $(BIN)/python
+	$(BIN)/pip uninstall --quiet --yes opencv-python-headless
+	$(BIN)/pip install --quiet --editable '.[train,test,check]'
+	@touch $@

@@ -1,0 +1,48 @@
+"""Cameras: one protocol, each kind in a file of its own, each capture in a spawned child."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from edge.contract.errors import CameraError
+
+if TYPE_CHECKING:
+    from edge.config import FolderCamera
+    from edge.contract.frames import Frame
+
+
+class Camera(Protocol):
+    """Something that gives frames."""
+
+    def capture(self, after: str | None) -> Frame:
+        """Return the next frame after a cursor (None: from the start). Raises CameraError."""
+        ...
+
+
+class CameraTimeoutError(CameraError):
+    """The camera worker died or was killed at its deadline."""
+
+    def __init__(self, found: str) -> None:
+        """Publish it as ``camera_timeout``."""
+        super().__init__(found, fault="camera_timeout", then="The next slot tries again.")
+
+
+def open_camera(config: FolderCamera) -> Camera:
+    """Return the camera a config asks for, in this process."""
+    from edge.camera.folder import Folder  # noqa: PLC0415 - only the kind that is asked for
+
+    return {"folder": Folder}[config.type](config)
+
+
+def capture(config: FolderCamera, after: str | None) -> Frame:
+    """Capture one frame in a child process that is killed at the camera's deadline.
+
+    Raises CameraError, also where the child died or hung.
+    """
+    from edge.child import Child  # noqa: PLC0415 - a camera in this process needs no child
+
+    with Child(
+        "edge.camera.worker", config, error=CameraTimeoutError, start_deadline_s=config.deadline_s
+    ) as child:
+        frame: Frame = child.ask(after, deadline_s=config.deadline_s)
+        return frame

@@ -1,0 +1,125 @@
+"""A folder as a camera: something else drops pictures into it."""
+
+from __future__ import annotations
+
+import io
+import re
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from edge.contract.errors import CameraError
+from edge.contract.frames import SUFFIXES, Frame, TimeSource, decode_image
+from edge.contract.messages import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from edge.config import FolderCamera
+
+_NAME_TIME = re.compile(
+    r"(?<!\d)(\d{4})[-_.]?(\d\d)[-_.]?(\d\d)[-_.T ]?(\d\d)[-_.:h]?(\d\d)[-_.:m]?(\d\d)(?!\d)"
+)
+_EXIF_IFD = 0x8769
+_DATE_TIME_ORIGINAL = 0x9003
+_OFFSET_TIME_ORIGINAL = 0x9011
+
+
+class Folder:
+    """Gives the pictures of a folder in order of time: by the time in the name, else by mtime.
+
+    The cursor is that time and the name, so a picture is given once, over restarts too; files are
+    never changed. Hidden files and other suffixes are passed over.
+    """
+
+    def __init__(self, config: FolderCamera) -> None:
+        """Remember where to look; nothing is opened before a capture."""
+        self._config = config
+
+    def capture(self, after: str | None) -> Frame:
+        """Return the next picture after the cursor.
+
+        captured_at comes from EXIF, else from the name (UTC), else from mtime. Raises CameraError:
+        ``no_frame`` where nothing is new, ``unreadable`` with the cursor behind the bad file.
+        """
+        cursor, path = self._next(after)
+        try:
+            data = path.read_bytes()
+        except OSError as problem:
+            raise CameraError(
+                f"{path}: cannot be read ({problem.strerror})", fault="unreadable", cursor=cursor
+            ) from None
+        try:
+            pixels = decode_image(data, where=str(path))
+        except CameraError as error:
+            error.cursor, error.captured_at = cursor, name_or_mtime(path)[0]
+            raise
+        moment, source = captured_at(path, data)
+        return Frame(pixels=pixels, captured_at=moment, time_source=source, cursor=cursor)
+
+    def _next(self, after: str | None) -> tuple[str, Path]:
+        folder = self._config.path
+        try:
+            unread = sorted(
+                (cursor, path)
+                for cursor, path in listing(folder)
+                if after is None or cursor > after
+            )
+        except OSError as problem:
+            raise CameraError(
+                f"camera {self._config.id!r}: folder {folder} cannot be read ({problem.strerror})",
+                fault="no_frame",
+                expected="a folder of pictures",
+                then="The next slot tries again.",
+            ) from None
+        if not unread:
+            raise CameraError(
+                f"camera {self._config.id!r}: folder {folder} holds no new picture",
+                fault="no_frame",
+                expected="a file " + ", ".join(sorted(SUFFIXES)),
+                then="The next slot looks again.",
+            )
+        return unread[-1] if self._config.take == "newest" else unread[0]
+
+
+def captured_at(path: Path, data: bytes) -> tuple[datetime, TimeSource]:
+    """Return when a picture was taken (aware UTC) and what said so."""
+    exif = _exif_time(data)
+    return (exif, "exif") if exif is not None else name_or_mtime(path)
+
+
+def name_or_mtime(path: Path) -> tuple[datetime, TimeSource]:
+    """Return the time in a file's name, read as UTC, else its time of last change."""
+    found = _NAME_TIME.search(path.stem)
+    if found:
+        try:
+            return datetime(*map(int, found.groups()), tzinfo=timezone.utc), "name"  # type: ignore[misc,arg-type]
+        except ValueError:
+            pass
+    return datetime.fromtimestamp(path.stat().st_mtime, tz=timezone.utc), "mtime"
+
+
+def listing(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield each picture of a folder with its cursor, in no order. Raises OSError."""
+    for path in folder.iterdir():
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            try:
+                moment, _ = name_or_mtime(path)
+            except FileNotFoundError:  # moved away since it was listed
+                continue
+            yield f"{rfc3339(moment)} {path.name}", path
+
+
+def _exif_time(data: bytes) -> datetime | None:
+    """Return DateTimeOriginal (EXIF 2.31, 0x9003) with its offset; without one it is UTC."""
+    from PIL import Image  # noqa: PLC0415 - not needed to start the program
+
+    with Image.open(io.BytesIO(data)) as image:
+        tags = image.getexif().get_ifd(_EXIF_IFD)
+    text = str(tags.get(_DATE_TIME_ORIGINAL, "")).strip("\0 ")
+    offset = str(tags.get(_OFFSET_TIME_ORIGINAL, "")).strip("\0 ") or "+00:00"
+    try:
+        moment = datetime.strptime(f"{text} {offset}", "%Y:%m:%d %H:%M:%S %z")
+    except ValueError:
+        return None
+    return moment.astimezone(timezone.utc)

@@ -1,0 +1,160 @@
+"""A part of the station in a process of its own: spawned, answering by a deadline, killable.
+
+The child dies with its parent, whatever kills the parent. Requests and replies are pickled over a
+socket pair that only these two processes hold.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import traceback
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any, Literal
+
+from edge.contract.errors import IcecamError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+Reply = tuple[Literal["answer", "refusal", "crash"], Any]
+
+_PR_SET_PDEATHSIG = 1
+_REAP_S = 5.0
+
+
+class Child:
+    """The parent's end. A context manager; one thread at a time.
+
+    Raises ``error`` where the child dies, hangs past a deadline or crashes: by then it was killed,
+    and ``alive`` is False. An IcecamError that the child raised itself is raised here unchanged.
+    """
+
+    def __init__(
+        self, module: str, setup: object, *, error: type[IcecamError], start_deadline_s: float
+    ) -> None:
+        """Spawn ``python -m module``, hand it ``setup`` and wait until it is ready."""
+        self._error = error
+        self._name = module
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                [sys.executable, "-m", module, str(theirs.fileno()), str(os.getpid())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._socket = ours
+        self._link = Connection(os.dup(ours.fileno()))
+        self.ask(setup, deadline_s=start_deadline_s)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def ask(self, request: object, *, deadline_s: float) -> Any:  # noqa: ANN401 - the child's own
+        """Send a request and return the reply, or kill the child at the deadline."""
+        late = threading.Event()
+        timer = threading.Timer(deadline_s, self._cut, [late])
+        timer.start()
+        try:
+            self._link.send(request)
+            kind, value = self._link.recv()
+        except (EOFError, OSError):
+            self.close()
+            raise self._error(self._death(late, deadline_s)) from None
+        finally:
+            timer.cancel()
+        if kind == "crash":
+            self.close()
+            raise self._error(f"{self._name} crashed:\n{value}")
+        if kind == "refusal":
+            raise value
+        return value
+
+    def close(self) -> None:
+        """Kill the child and reap it. Safe to call twice."""
+        self._process.kill()
+        self._link.close()
+        self._socket.close()
+        try:
+            self._process.wait(_REAP_S)
+        except subprocess.TimeoutExpired:  # in the kernel's hands; reaped when it lets go
+            return
+
+    def __enter__(self) -> Self:
+        """Return the child itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Kill the child."""
+        self.close()
+
+    def _cut(self, late: threading.Event) -> None:
+        """End a request from the timer's thread, even where the child cannot be killed at once."""
+        late.set()
+        self._process.kill()
+        self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _death(self, late: threading.Event, deadline_s: float) -> str:
+        if late.is_set():
+            return f"{self._name} gave no answer within {deadline_s:g} s and was killed"
+        status = self._process.poll()
+        if status is not None and status < 0:
+            return f"{self._name} was ended by {signal.Signals(-status).name}"
+        return f"{self._name} ended with status {status}"
+
+
+def serve(start: Callable[[Any], AbstractContextManager[Callable[[Any], object]]]) -> None:
+    """Run the child's end until the parent hangs up.
+
+    ``start(setup)`` is a context manager that gives the function which answers each request.
+    """
+    descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
+    _die_with(parent)
+    with Connection(descriptor) as link:
+        try:
+            with start(link.recv()) as answer:
+                link.send(("answer", None))
+                while True:
+                    link.send(_reply(answer, link.recv()))
+        except (EOFError, ConnectionError):
+            return
+        except IcecamError as error:
+            link.send(("refusal", error))
+        except Exception:  # noqa: BLE001 - the parent reports it; a child has no other voice
+            link.send(("crash", traceback.format_exc(limit=-3)))
+
+
+def _reply(answer: Callable[[Any], object], request: object) -> Reply:
+    try:
+        return "answer", answer(request)
+    except IcecamError as error:
+        return "refusal", error
+
+
+def _die_with(parent: int) -> None:
+    """Ask the kernel for SIGKILL when the parent's spawning thread ends (prctl(2))."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -1,0 +1,108 @@
+"""``icecam check``: everything a station needs, tried before it is needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from edge.contract.bundle import open_bundle
+from edge.contract.errors import EngineError, IcecamError
+from edge.engine import open_engine
+from edge.engine.certify import AGREEMENT_FLOOR, replay_golden
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from edge.config import FolderCamera, StationConfig
+    from edge.contract.bundle import Bundle
+    from edge.engine.certify import Verdict
+
+
+def check_station(path: Path) -> bool:
+    """Check a station.toml and all it names; print each finding; True where all is well.
+
+    Raises ConfigError where the config itself is wrong.
+    """
+    from edge.config import read_config  # noqa: PLC0415 - a bundle alone needs no config
+
+    config = read_config(path)
+    _good(f"config {path}: station {config.station.id}, {len(config.cameras)} cameras")
+    checks: list[Callable[[], str]] = [lambda: _bundle(config)]
+    checks += [lambda camera=camera: _camera(camera) for camera in config.cameras]  # type: ignore[misc]
+    checks += [lambda: _broker(config)]
+    return all([_try(check) for check in checks])  # noqa: C419 - every check is to run
+
+
+def check_bundle(path: Path) -> bool:
+    """Check a bundle file; print each finding; True where all is well."""
+    return _try(lambda: _replayed(open_bundle(path)))
+
+
+def _bundle(config: StationConfig) -> str:
+    from edge.daemon import open_trusted  # noqa: PLC0415 - the daemon's own rule, loaded on use
+
+    return _replayed(open_trusted(config))
+
+
+def _replayed(bundle: Bundle) -> str:
+    with open_engine(bundle) as engine:
+        verdict = replay_golden(bundle, engine)
+    manifest = bundle.manifest
+    told = (
+        f"bundle {manifest.id} (serial {manifest.serial}, sha256 {bundle.sha256[:12]}…): "
+        f"{len(manifest.members)} members at {manifest.input.height}x{manifest.input.width}; "
+        f"{_figures(verdict)}"
+    )
+    if not verdict.passed:
+        raise EngineError(
+            told,
+            expected=f"at least {AGREEMENT_FLOOR:.1%} and no clear disagreement",
+            then="Do not trust this engine's masks.",
+        )
+    if bundle.signature is None:
+        told += "; not signed"
+    return told
+
+
+def _figures(verdict: Verdict) -> str:
+    return (
+        f"golden frames {verdict.frames}, agreement {verdict.agreement:.3%}, "
+        f"{verdict.clear_disagreements} clear disagreements, "
+        f"slowest frame {verdict.slowest_s * 1000:.0f} ms"
+    )
+
+
+def _camera(camera: FolderCamera) -> str:
+    from edge.camera import capture  # noqa: PLC0415 - only where a config names cameras
+
+    frame = capture(camera, None)
+    height, width = frame.size
+    return (
+        f"camera {camera.id}: a frame of {height}x{width}, captured "
+        f"{frame.captured_at:%Y-%m-%d %H:%M:%S} UTC ({frame.time_source})"
+    )
+
+
+def _broker(config: StationConfig) -> str:
+    from edge.link import connect, new_client  # noqa: PLC0415 - only where a config names a broker
+
+    link = connect(config.broker.address, new_client(""), clean_start=True, session_expiry_s=0)
+    link.client.disconnect()
+    return f"broker {config.broker.url}: accepts MQTT 5"
+
+
+def _try(check: Callable[[], str]) -> bool:
+    try:
+        _good(check())
+    except IcecamError as error:
+        Console().print("[red]✗[/red] ", end="")
+        Console(soft_wrap=True, highlight=False).print(str(error), markup=False)
+        return False
+    return True
+
+
+def _good(told: str) -> None:
+    Console().print("[green]✓[/green] ", end="")
+    Console(soft_wrap=True, highlight=False).print(told, markup=False)

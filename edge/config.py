@@ -1,0 +1,154 @@
+"""station.toml → StationConfig: parsed once, every mistake named by its path."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from edge.contract.boundary import parse, read_toml
+from edge.contract.messages import Identifier
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def duration_s(value: object) -> float:
+    """Read ``30s``, ``30m``, ``1h`` or ``1d`` as seconds. Raises ValueError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value) if isinstance(value, str) else None
+    seconds = float(found[1]) * _UNITS_S[found[2]] if found else 0.0
+    if not found or seconds <= 0:
+        message = "expected a duration such as 30m (s, m, h or d)"
+        raise ValueError(message)
+    return seconds
+
+
+DurationS = Annotated[float, BeforeValidator(duration_s)]
+Point = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
+Polygon = Annotated[tuple[Point, ...], Field(min_length=3)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StationSection(_Section):
+    """Who this is, and where it keeps what must survive a power cut."""
+
+    id: Identifier
+    state_dir: Path = Path("/var/lib/icecam")
+
+
+class BundleSection(_Section):
+    """Which bundle to run."""
+
+    path: Path
+    allow_unsigned: bool = False
+
+
+class BrokerSection(_Section):
+    """Where observations go."""
+
+    url: str = "mqtt://127.0.0.1:1883"
+
+    @field_validator("url")
+    @classmethod
+    def _plain_mqtt(cls, url: str) -> str:
+        broker_address(url)
+        return url
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """(host, port)."""
+        return broker_address(self.url)
+
+
+class ScheduleSection(_Section):
+    """When a camera is due: ``every`` so long, at whole multiples of it in UTC."""
+
+    every: DurationS
+
+    @property
+    def every_s(self) -> float:
+        """The interval in seconds."""
+        return self.every
+
+
+class FolderCamera(_Section):
+    """A folder that pictures are dropped into.
+
+    ``take``: ``newest`` reads the newest unread picture and passes over older ones;
+    ``every`` reads them one by one, oldest first.
+    ``region``: polygons of [x, y] in pixels of the frame; only what lies inside one is counted.
+    """
+
+    type: Literal["folder"]
+    id: Identifier
+    path: Path
+    take: Literal["newest", "every"] = "newest"
+    deadline_s: Annotated[float, Field(gt=0)] = 30.0
+    region: tuple[Polygon, ...] = ()
+    schedule: ScheduleSection
+
+
+class StationConfig(_Section):
+    """A whole station.toml."""
+
+    station: StationSection
+    bundle: BundleSection
+    broker: BrokerSection = BrokerSection()
+    cameras: Annotated[tuple[FolderCamera, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _distinct_cameras(self) -> StationConfig:
+        names = [camera.id for camera in self.cameras]
+        if len(set(names)) != len(names):
+            message = f"expected each camera id once, not {', '.join(names)}"
+            raise ValueError(message)
+        return self
+
+
+def read_config(path: Path) -> StationConfig:
+    """Read and check a station.toml; relative paths in it count from its own folder.
+
+    Raises ConfigError with every mistake in it.
+    """
+    config = parse(StationConfig, read_toml(path, what="a station.toml"), where=str(path))
+    folder = path.resolve().parent
+    return config.model_copy(
+        update={
+            "station": config.station.model_copy(
+                update={"state_dir": folder / config.station.state_dir}
+            ),
+            "bundle": config.bundle.model_copy(update={"path": folder / config.bundle.path}),
+            "cameras": tuple(
+                camera.model_copy(update={"path": folder / camera.path})
+                for camera in config.cameras
+            ),
+        }
+    )
+
+
+def broker_address(url: str) -> tuple[str, int]:
+    """Return (host, port) of an ``mqtt://host[:port]`` URL. Raises ValueError."""
+    expected = "expected a broker such as mqtt://host:1883"
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 1883
+    except ValueError:
+        raise ValueError(expected) from None
+    if parts.username is not None or parts.password is not None:
+        message = f"{expected}, without user or password in it"
+        raise ValueError(message)
+    if parts.scheme != "mqtt" or not parts.hostname or parts.path not in ("", "/"):
+        raise ValueError(expected)
+    return parts.hostname, port

@@ -1,0 +1,1 @@
+"""What every part of icecam agrees on: words, files and messages. Imports nothing else of ours."""

@@ -1,0 +1,274 @@
+"""Bundles: an uncompressed tar of a manifest and the files it lists.
+
+``manifest.json`` comes first, then ``manifest.sig`` where the bundle is signed, then the files.
+Nothing is unpacked to disk: members are read into memory after size and hash were checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from edge.contract.boundary import parse_json
+from edge.contract.classes import ClassMap
+from edge.contract.errors import BundleError
+from edge.contract.files import write_atomically
+from edge.contract.messages import Moment, Sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
+MAX_MANIFEST_BYTES = 4 << 20
+MAX_SIGNATURE_BYTES = 64 << 10
+MAX_FILE_BYTES = 2 << 30
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+MemberPath = Annotated[str, Field(pattern=r"^[a-z0-9_-]+(/[a-z0-9_-]+)*(\.[a-z0-9]+)+$")]
+
+_DO_NOTHING = "The bundle was not loaded; bring a whole copy."
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputSize(_Part):
+    """What the graph takes: ``height`` x ``width``, after a stretch of at most ``max_anisotropy``.
+
+    Anisotropy is the ratio of the two scale factors, at least 1.
+    """
+
+    height: Annotated[int, Field(gt=0)]
+    width: Annotated[int, Field(gt=0)]
+    max_anisotropy: Annotated[float, Field(ge=1)] = 1.2
+
+
+class Tiles(_Part):
+    """Cut the frame into rows x columns with an overlap (fraction of a tile), stitch the masks."""
+
+    rows: Annotated[int, Field(ge=1)]
+    columns: Annotated[int, Field(ge=1)]
+    overlap: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Member(_Part):
+    """One model of the ensemble, and how it was trained."""
+
+    name: Name
+    architecture: str
+    encoder: str
+    parameters: Annotated[int, Field(gt=0)]
+    weight: Positive
+    temperature: Positive = 1.0
+    training: dict[str, str | int | float | None] = {}
+
+
+class Graph(_Part):
+    """One rung of the ladder: a file that runs these members, in the order of ``member_masks``."""
+
+    name: Name
+    file: MemberPath
+    precision: Literal["float32", "float16"]
+    members: Annotated[tuple[Name, ...], Field(min_length=1)]
+
+
+class GoldenCase(_Part):
+    """A frame after resize, and what the float32 members said in training's own code."""
+
+    frame: MemberPath
+    answer: MemberPath
+
+
+class ListedFile(_Part):
+    """A file of the bundle."""
+
+    path: MemberPath
+    size: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
+    sha256: Sha256
+
+
+class HeldOut(_Part):
+    """Measured on images that no member was trained on. Fractions 0..1.
+
+    ice_fraction_mae: mean absolute error of ice_pixel_fraction; ``iou`` is by class name.
+    """
+
+    dataset: str
+    images: Annotated[int, Field(gt=0)]
+    miou: Annotated[float, Field(ge=0, le=1)]
+    pixel_accuracy: Annotated[float, Field(ge=0, le=1)]
+    iou: dict[str, float | None]
+    ice_fraction_mae: Annotated[float, Field(ge=0, le=1)] | None
+
+
+class Manifest(_Part):
+    """What is in a bundle. ``serial`` never goes down on a station."""
+
+    schema_id: Literal["icecam.bundle/1"] = Field(default="icecam.bundle/1", alias="schema")
+    id: Name
+    serial: Annotated[int, Field(ge=0)]
+    created_at: Moment
+    min_icecam: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+    class_map: ClassMap
+    input: InputSize
+    tiles: Tiles | None = None
+    graphs: Annotated[tuple[Graph, ...], Field(min_length=1)]
+    members: Annotated[tuple[Member, ...], Field(min_length=1)]
+    metrics: HeldOut | None = None
+    golden: Annotated[tuple[GoldenCase, ...], Field(min_length=1)]
+    files: tuple[ListedFile, ...]
+
+    @model_validator(mode="after")
+    def _whole(self) -> Manifest:
+        _refuse_repeats("files", [listed.path for listed in self.files])
+        _refuse_repeats("members", [member.name for member in self.members])
+        _refuse_repeats("graphs", [graph.name for graph in self.graphs])
+        listed = {file.path for file in self.files}
+        named = {g.file for g in self.graphs}
+        named |= {path for case in self.golden for path in (case.frame, case.answer)}
+        if named - listed:
+            message = f"expected every named file among files, missing {sorted(named - listed)}"
+            raise ValueError(message)
+        known = {member.name for member in self.members}
+        for graph in self.graphs:
+            if not known.issuperset(graph.members):
+                message = f"expected the members of graph {graph.name!r} to be among members"
+                raise ValueError(message)
+        return self
+
+    def weights(self, graph: Graph) -> tuple[float, ...]:
+        """Return the ensemble weights of a graph's members, in its order."""
+        by_name = {member.name: member.weight for member in self.members}
+        return tuple(by_name[name] for name in graph.members)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bundle:
+    """An opened bundle: manifest read, every file checked by size and hash.
+
+    sha256: of the manifest's raw bytes, and so of everything the manifest lists.
+    signature: raw bytes, or None; checking it is ``edge.signing``'s.
+    """
+
+    path: Path
+    manifest: Manifest
+    sha256: str
+    signature: bytes | None
+
+    def read(self, member: str) -> bytes:
+        """Return one listed file, checked again against its hash. Raises BundleError."""
+        listed = {file.path: file for file in self.manifest.files}[member]
+        for name, size, stream in _members(self.path):
+            if name == member:
+                return _checked(self.path, listed, size, stream)
+        raise BundleError(f"{self.path}: {member} is missing", then=_DO_NOTHING)
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Read the manifest and check every file. Raises BundleError; writes nothing."""
+    members = _members(path)
+    raw = _manifest_bytes(path, members)
+    manifest = parse_json(
+        Manifest, raw, where=f"{path}: {MANIFEST}", error=BundleError, then=_DO_NOTHING
+    )
+    expected = {file.path: file for file in manifest.files}
+    signature = None
+    for position, (name, size, stream) in enumerate(members):
+        if name == SIGNATURE and position == 0 and size <= MAX_SIGNATURE_BYTES:
+            signature = stream.read()
+        elif name in expected:
+            _checked(path, expected.pop(name), size, stream)
+        else:
+            raise BundleError(
+                f"{path}: {name!r} is not listed in the manifest, or twice", then=_DO_NOTHING
+            )
+    if expected:
+        missing = ", ".join(sorted(expected))
+        raise BundleError(f"{path}: missing {missing}", then=_DO_NOTHING)
+    return Bundle(
+        path=path, manifest=manifest, sha256=hashlib.sha256(raw).hexdigest(), signature=signature
+    )
+
+
+def write_bundle(path: Path, fields: Mapping[str, Any], files: Mapping[str, bytes]) -> Manifest:
+    """Write a bundle: ``fields`` are the manifest's, without ``files``. Same input, same bytes.
+
+    Raises BundleError where the manifest would not be valid; the file appears whole or not at all.
+    """
+    listed = [
+        {"path": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in sorted(files.items())
+    ]
+    whole = {**fields, "files": listed}
+    try:
+        manifest = Manifest.model_validate(whole)
+    except ValueError as problem:
+        raise BundleError(f"{path}: this manifest would not be valid: {problem}") from None
+    raw = manifest.model_dump_json(by_alias=True, indent=1).encode()
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in [(MANIFEST, raw), *sorted(files.items())]:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            entry.mode = 0o644
+            tar.addfile(entry, io.BytesIO(data))
+    write_atomically(path, archive.getvalue())
+    return manifest
+
+
+def _members(path: Path) -> Iterator[tuple[str, int, io.BufferedReader]]:
+    """Yield name, size and stream of each regular file; refuse every other kind of entry."""
+    try:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            for entry in tar:
+                stream = tar.extractfile(entry) if entry.isreg() else None
+                if stream is None:
+                    raise BundleError(
+                        f"{path}: {entry.name!r} is not a regular file", then=_DO_NOTHING
+                    )
+                yield entry.name, entry.size, stream  # type: ignore[misc]
+    except OSError as problem:
+        why = problem.strerror or str(problem)
+        raise BundleError(f"{path}: cannot be read ({why})", then=_DO_NOTHING) from None
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as problem:
+        raise BundleError(
+            f"{path}: not a whole uncompressed tar ({problem})", then=_DO_NOTHING
+        ) from None
+
+
+def _manifest_bytes(path: Path, members: Iterator[tuple[str, int, Any]]) -> bytes:
+    name, size, stream = next(members, ("nothing", 0, None))
+    if name != MANIFEST or stream is None:
+        raise BundleError(
+            f"{path}: begins with {name!r}", expected=f"{MANIFEST} first", then=_DO_NOTHING
+        )
+    if size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path}: a manifest of {size} bytes", then=_DO_NOTHING)
+    return bytes(stream.read())
+
+
+def _checked(path: Path, listed: ListedFile, size: int, stream: io.BufferedReader) -> bytes:
+    data = stream.read() if size == listed.size else b""
+    if len(data) != listed.size or hashlib.sha256(data).hexdigest() != listed.sha256:
+        raise BundleError(
+            f"{path}: {listed.path} is damaged ({size} bytes)",
+            expected=f"{listed.size} bytes with sha256 {listed.sha256[:12]}…",
+            then=_DO_NOTHING,
+        )
+    return data
+
+
+def _refuse_repeats(what: str, names: list[str]) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        message = f"expected each of {what} once, repeated {repeated}"
+        raise ValueError(message)

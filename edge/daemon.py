@@ -1,0 +1,125 @@
+"""Cycles for months: opens the parts of a station, runs what is due, ends cleanly on a signal."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import signal
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING
+
+from edge import __version__
+from edge.clock import boot_id, utc_now
+from edge.contract.bundle import Bundle, open_bundle
+from edge.contract.errors import BundleError
+from edge.contract.messages import CameraInfo, InfoMessage
+from edge.engine.worker import EngineSetup, EngineWorker
+from edge.geometry import region_id
+from edge.health import HealthBook
+from edge.outbox import Outbox
+from edge.publish import Publisher
+from edge.schedule import Schedule
+from edge.station import Station
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from edge.config import StationConfig
+
+log = logging.getLogger(__name__)
+
+_STOP = ""
+
+
+class Daemon:
+    """One station at work. The main thread runs the cycles, so that workers die with it."""
+
+    def __init__(self, config: StationConfig) -> None:
+        """Take a checked config; nothing is opened before ``run``."""
+        self._config = config
+        self._cameras = {camera.id: camera for camera in config.cameras}
+        self._due: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        """Run until SIGTERM or SIGINT. Raises ConfigError, BundleError, DeliveryError at start."""
+        with ExitStack() as stack:
+            self._bundle = open_trusted(self._config)
+            self._outbox = stack.enter_context(closing(Outbox(self._config.station.state_dir)))
+            setup = EngineSetup(bundle=self._config.bundle.path, sha256=self._bundle.sha256)
+            self._engine = stack.enter_context(closing(EngineWorker(setup)))
+            self._health = HealthBook(list(self._cameras))
+            publisher = Publisher(
+                self._config.broker.address, self._config.station.id, self._outbox, self
+            )
+            publisher.start()
+            stack.callback(publisher.stop)
+            schedule = Schedule(self._config.cameras, self._due.put)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._stop)
+            schedule.start()
+            stack.callback(schedule.stop)
+            self._serve(publisher)
+
+    def info(self) -> bytes:
+        """Return the info payload."""
+        manifest = self._bundle.manifest
+        return InfoMessage(
+            station=self._config.station.id,
+            at=utc_now(),
+            boot_id=boot_id(),
+            icecam=__version__,
+            outbox_epoch=self._outbox.epoch,
+            bundle=manifest.id,
+            bundle_serial=manifest.serial,
+            bundle_sha256=self._bundle.sha256,
+            members=tuple(member.name for member in manifest.members),
+            cameras=tuple(
+                CameraInfo(
+                    camera=camera.id,
+                    every_s=camera.schedule.every_s,
+                    region=camera.region,
+                    region_id=region_id(camera.region),
+                )
+                for camera in self._config.cameras
+            ),
+            classes=manifest.class_map,
+        ).encode()
+
+    def health(self) -> bytes:
+        """Return the health payload of this moment."""
+        station = self._config.station
+        return self._health.message(
+            station.id, self._outbox, self._engine, station.state_dir
+        ).encode()
+
+    def _serve(self, publisher: Publisher) -> None:
+        station = Station(
+            self._config.station.id, self._bundle, self._engine, self._outbox, self._health
+        )
+        log.info(
+            "station %s runs bundle %s with %d cameras",
+            self._config.station.id, self._bundle.manifest.id, len(self._cameras),
+        )  # fmt: skip
+        while (camera := self._due.get()) != _STOP:
+            try:
+                station.cycle(self._cameras[camera])
+            except Exception:
+                log.exception("%s: the cycle failed and left no observation", camera)
+            publisher.report_health()
+        log.info("stopping: what waits in the outbox is sent after the next start")
+
+    def _stop(self, number: int, _: FrameType | None) -> None:
+        log.info("received %s", signal.Signals(number).name)
+        self._due.put(_STOP)
+
+
+def open_trusted(config: StationConfig) -> Bundle:
+    """Open the configured bundle; unsigned only where the config says so. Raises BundleError."""
+    bundle = open_bundle(config.bundle.path)
+    if bundle.signature is None and not config.bundle.allow_unsigned:
+        raise BundleError(
+            f"{bundle.path} is not signed",
+            expected="a signed bundle, or allow_unsigned = true under [bundle]",
+            then="The station does not start.",
+        )
+    return bundle

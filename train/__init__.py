@@ -1,0 +1,1 @@
+"""Training on the workstation: data, models, evaluation."""
