@@ -1,11 +1,13 @@
 """One MQTT 5 connection, driven by the thread that owns it.
 
 paho's own network thread and its memory of messages over reconnects are not used: ``turn`` reads
-and writes, callbacks only note what happened, and each connection has a fresh client.
+and writes through paho's interface for outside event loops, callbacks only note what happened, and
+each connection has a fresh client.
 """
 
 from __future__ import annotations
 
+import select
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -49,10 +51,25 @@ class Link:
         return int(getattr(self.limits, name, otherwise))
 
     def turn(self) -> None:
-        """Let the client read and write for a moment."""
-        status = self.client.loop(TICK_S)
-        if status != MQTTErrorCode.MQTT_ERR_SUCCESS and not self.lost:
-            self.lost = status.name
+        """Wait a moment for the network, and let the client read and write."""
+        channel = self.client.socket()
+        if channel is None:
+            self.lost = self.lost or "connection closed"
+            return
+        writing = [channel] if self.client.want_write() else []
+        readable, writable, _ = select.select([channel], writing, [], TICK_S)
+        results = [self.client.loop_read()] if readable else []
+        results += [self.client.loop_write()] if writable else []
+        for status in (*results, self.client.loop_misc()):
+            if status != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                self.lost = self.lost or status.name
+
+    def close(self) -> None:
+        """Say goodbye where the connection still stands, and let the socket go."""
+        self.client.disconnect()
+        channel = self.client.socket()
+        if channel is not None:
+            channel.close()
 
 
 def new_client(client_id: str) -> Client:
@@ -75,9 +92,11 @@ def connect(address: Address, client: Client, *, clean_start: bool, session_expi
     until = time.monotonic() + CONNECT_TIMEOUT_S
     while link.answer is None and not link.lost:
         if time.monotonic() > until:
+            link.close()
             raise DeliveryError(f"{where} did not answer within {CONNECT_TIMEOUT_S:g} s")
         link.turn()
     if link.answer is None or link.answer.is_failure:
+        link.close()
         raise DeliveryError(f"{where} refused the connection ({link.answer or link.lost})")
     return link
 

@@ -11,6 +11,7 @@ import logging
 import random
 import threading
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Protocol
 
 from paho.mqtt.packettypes import PacketTypes
@@ -102,7 +103,8 @@ class Publisher(threading.Thread):
                     session_expiry_s=SESSION_EXPIRY_S,
                 )
                 served = True
-                self._serve(link)
+                with closing(link):
+                    self._serve(link)
             except DeliveryError as problem:
                 log.warning("%s; observations wait on disk", problem)
             except Exception:
@@ -192,9 +194,8 @@ class Publisher(threading.Thread):
         until = time.monotonic() + FAREWELL_S
         while time.monotonic() < until and not link.lost:
             if any(noted == number for noted, _ in link.acknowledged):
-                break
+                return
             link.turn()
-        link.client.disconnect()
 
     @property
     def _where(self) -> str:

@@ -139,7 +139,7 @@ class Subscriber:
         trace: TracebackType | None,
     ) -> None:
         """Leave; a durable session stays with the broker."""
-        self._link.client.disconnect()
+        self._link.close()
 
     def receive(self, timeout_s: float) -> Received | None:
         """Return the next message, None where none came within ``timeout_s``."""

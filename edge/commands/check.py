@@ -89,7 +89,7 @@ def _broker(config: StationConfig) -> str:
     from edge.link import connect, new_client  # noqa: PLC0415 - only where a config names a broker
 
     link = connect(config.broker.address, new_client(""), clean_start=True, session_expiry_s=0)
-    link.client.disconnect()
+    link.close()
     return f"broker {config.broker.url}: accepts MQTT 5"
 
 

@@ -1,0 +1,283 @@
+"""The daemon as a real process: SIGKILL, a broker that goes away, pictures that are no pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.contract.messages import CoverageMessage, HealthMessage, InfoMessage, NoDataMessage
+from edge.subscriber import Received, Subscriber
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.conftest import Broker
+
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
+
+STATION = "test-01"
+
+
+class Site:
+    """A station's folder: config, pictures named by their time, state."""
+
+    def __init__(self, folder: Path, broker: Broker, bundle: Path) -> None:
+        self.frames = folder / "frames"
+        self.frames.mkdir()
+        self.config = folder / "station.toml"
+        self.config.write_text(
+            f"""
+            [station]
+            id = "{STATION}"
+            state_dir = "state"
+            [bundle]
+            path = "{bundle}"
+            allow_unsigned = true
+            [broker]
+            url = "{broker.url}"
+            [[cameras]]
+            id = "cam"
+            type = "folder"
+            path = "frames"
+            take = "every"
+            schedule = {{ every = "0.3s" }}
+            """
+        )
+
+    def add(self, count: int) -> None:
+        """Drop pictures of 180x320, a minute apart."""
+        noise = np.random.default_rng(0)
+        for minute in range(count):
+            picture = noise.integers(0, 256, (180, 320, 3), dtype=np.uint8)
+            cv2.imwrite(str(self.frames / f"2026-01-01_00-{minute:02}-00.jpg"), picture)
+
+
+@pytest.fixture
+def site(tmp_path: Path, broker: Broker, demo_bundle: Path) -> Site:
+    return Site(tmp_path, broker, demo_bundle)
+
+
+@contextmanager
+def station(site: Site) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "edge", "run", "--config", str(site.config)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def listen(
+    subscriber: Subscriber, enough: Callable[[list[Received]], bool], *, within_s: float
+) -> list[Received]:
+    """Collect until it is enough; fail where it never is."""
+    collected: list[Received] = []
+    until = time.monotonic() + within_s
+    while not enough(collected):
+        assert time.monotonic() < until, f"only {len(collected)} messages came"
+        received = subscriber.receive(0.2)
+        if received is not None:
+            collected.append(received)
+    return collected
+
+
+def new_seqs(collected: list[Received]) -> list[int]:
+    return [
+        received.message.seq
+        for received in collected
+        if received.new and isinstance(received.message, (CoverageMessage, NoDataMessage))
+    ]
+
+
+def test_a_station_observes_publishes_and_leaves_politely(site: Site, broker: Broker) -> None:
+    site.add(2)
+    with Subscriber(broker.address) as subscriber, station(site) as process:
+        collected = listen(
+            subscriber,
+            lambda c: {1, 2} <= set(new_seqs(c)) and sum(r.mask is not None for r in c) >= 2,
+            within_s=30,
+        )
+        process.send_signal(signal.SIGTERM)
+        collected += listen(subscriber, lambda c: any(r.state == "offline" for r in c), within_s=10)
+        assert process.wait(10) == 0
+    (info,) = [r.message for r in collected if isinstance(r.message, InfoMessage)]
+    assert info.station == STATION
+    assert info.classes.names == ("other", "water", "ice")
+    assert any(isinstance(r.message, HealthMessage) for r in collected)
+    observed = [r.message for r in collected if isinstance(r.message, CoverageMessage)]
+    assert [f"{o.captured_at:%H:%M} {o.time_source}" for o in observed[:2]] == [
+        "00:00 name",
+        "00:01 name",
+    ]
+    assert observed[0].frame_size == (180, 320)
+
+
+def test_counting_the_published_mask_gives_the_published_figures(
+    site: Site, broker: Broker
+) -> None:
+    """Rule: a subscriber that counts the mask's values gets the coverage's numbers."""
+    site.add(1)
+    with Subscriber(broker.address) as subscriber, station(site):
+        collected = listen(subscriber, lambda c: any(r.mask is not None for r in c), within_s=30)
+    body = json.loads(next(r.payload for r in collected if r.camera and r.message))
+    raw = next(r.payload for r in collected if r.mask is not None)
+    mask = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert list(mask.shape) == body["mask_size"]
+    ice, water = int((mask == 2).sum()), int((mask == 1).sum())
+    assert [c["pixels"] for c in body["classes"]] == [int((mask == 0).sum()), water, ice]
+    assert body["ice_pixel_fraction"] == pytest.approx(ice / (ice + water), abs=1e-6)
+
+
+def test_a_picture_that_is_none_becomes_no_data_and_the_next_one_is_observed(
+    site: Site, broker: Broker
+) -> None:
+    site.add(3)
+    whole = sorted(site.frames.iterdir())[1]
+    whole.write_bytes(whole.read_bytes()[:-3000])
+    with Subscriber(broker.address) as subscriber, station(site):
+        collected = listen(subscriber, lambda c: {1, 2, 3} <= set(new_seqs(c)), within_s=30)
+    by_seq = {
+        r.message.seq: r.message
+        for r in collected
+        if isinstance(r.message, (CoverageMessage, NoDataMessage))
+    }
+    broken = by_seq[2]
+    assert isinstance(broken, NoDataMessage)
+    assert broken.reason == "unreadable"
+    assert whole.name in broken.detail
+    assert f"{broken.captured_at:%H:%M}" == "00:01"
+    assert isinstance(by_seq[3], CoverageMessage)
+
+
+def test_an_empty_folder_is_no_data_never_zero_ice(site: Site, broker: Broker) -> None:
+    with Subscriber(broker.address) as subscriber, station(site):
+        collected = listen(subscriber, lambda c: 1 in new_seqs(c), within_s=30)
+    body = json.loads(next(r.payload for r in collected if r.camera))
+    assert (body["status"], body["reason"]) == ("no_data", "no_frame")
+    assert body["ice_pixel_fraction"] is None
+
+
+def test_nothing_is_lost_or_doubled_over_sigkills_and_a_broker_that_was_away(
+    site: Site, broker: Broker
+) -> None:
+    """Rule: seq has no holes, each picture is observed once, repeats carry the same id."""
+    frames, rounds, chance = 40, 5, random.Random(11)
+    site.add(frames)
+    broker.configure(persistent=True)
+    with Subscriber(broker.address, client_id="test-durable") as subscriber:
+        collected: list[Received] = []
+
+        def drain(seconds: float) -> None:
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                received = subscriber.receive(0.1)
+                if received is not None:
+                    collected.append(received)
+
+        for round_ in range(rounds):
+            with station(site) as process:
+                drain(chance.uniform(1.5, 4.0))
+                if round_ == 2:
+                    broker.stop()
+                    time.sleep(2)
+                    broker.start()
+                    drain(2)
+                process.send_signal(signal.SIGKILL)
+        with station(site):
+            collected += listen(
+                subscriber,
+                lambda c: (
+                    _frames_seen(collected + c) == frames
+                    and _holes(collected + c) == []
+                    and _masks_named(collected + c) <= _masks_received(collected + c)
+                ),
+                within_s=90,
+            )
+    assert subscriber.series.missing(STATION, "cam") == []
+    observed = [r.message for r in collected if isinstance(r.message, CoverageMessage) and r.new]
+    assert len({o.captured_at for o in observed}) == len(observed) == frames
+    assert len({o.outbox_epoch for o in observed}) == 1
+    seqs = sorted(new_seqs(collected))
+    assert seqs == list(range(1, len(seqs) + 1))
+
+
+def test_workers_die_with_a_daemon_that_is_killed(site: Site, broker: Broker) -> None:
+    site.add(2)
+    with Subscriber(broker.address) as subscriber, station(site) as process:
+        listen(subscriber, lambda c: 1 in new_seqs(c), within_s=30)
+        children = _children(process.pid)
+        assert children, "the engine worker should be running"
+        process.send_signal(signal.SIGKILL)
+        process.wait(5)
+        until = time.monotonic() + 5
+        while any(_alive(child) for child in children):
+            assert time.monotonic() < until, "a worker outlived its daemon"
+            time.sleep(0.05)
+
+
+def test_a_killed_engine_worker_costs_one_frame_at_most(site: Site, broker: Broker) -> None:
+    site.add(20)
+    with Subscriber(broker.address) as subscriber, station(site) as process:
+        listen(subscriber, lambda c: 2 in new_seqs(c), within_s=30)
+        for child in _children(process.pid):
+            if "edge.engine.worker" in _command(child):
+                os.kill(child, signal.SIGKILL)
+        collected = listen(subscriber, lambda c: 10 in new_seqs(c), within_s=30)
+    messages = [r.message for r in collected if r.new]
+    lost = [m for m in messages if isinstance(m, NoDataMessage)]
+    assert len(lost) <= 1
+    assert all(m.reason == "engine_failed" for m in lost)
+    last = next(m for m in messages if getattr(m, "seq", 0) == 10)
+    assert isinstance(last, CoverageMessage)
+
+
+def _observations(collected: list[Received]) -> list[CoverageMessage | NoDataMessage]:
+    return [r.message for r in collected if isinstance(r.message, (CoverageMessage, NoDataMessage))]
+
+
+def _frames_seen(collected: list[Received]) -> int:
+    seen = [o for o in _observations(collected) if isinstance(o, CoverageMessage)]
+    return len({o.captured_at for o in seen})
+
+
+def _holes(collected: list[Received]) -> list[int]:
+    seqs = {o.seq for o in _observations(collected)}
+    return sorted(set(range(1, max(seqs, default=0) + 1)) - seqs)
+
+
+def _masks_named(collected: list[Received]) -> set[str]:
+    return {o.mask_sha256 for o in _observations(collected) if isinstance(o, CoverageMessage)}
+
+
+def _masks_received(collected: list[Received]) -> set[str]:
+    import hashlib
+
+    return {hashlib.sha256(r.payload).hexdigest() for r in collected if r.mask is not None}
+
+
+def _children(pid: int) -> list[int]:
+    listing = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in listing.split()]
+
+
+def _command(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
