@@ -10,7 +10,7 @@ FRAMES ?=
 # libgl1 and libglib2.0-0 are what opencv-python's wheels link to.
 TEST_PACKAGES := mosquitto mosquitto-clients systemd libgl1 libglib2.0-0
 
-.PHONY: help setup demo test check format demo-bundle bench clean
+.PHONY: help setup demo test check format demo-bundle clean
 
 help:
 	@echo "make setup        .venv with everything: station, training, tests, checks"
@@ -19,7 +19,6 @@ help:
 	@echo "make check        lint, format, types"
 	@echo "make format       let ruff lay the code out"
 	@echo "make demo-bundle  train edge/demo/demo.icecam anew on drawn scenes (about 40 minutes)"
-	@echo "make bench        measure what docs/benchmarks.md says"
 	@echo "make clean        remove .venv and build/"
 
 setup: $(VENV)/everything
@@ -43,9 +42,6 @@ format: $(VENV)/everything
 
 demo-bundle: $(VENV)/everything
 	BIN=$(BIN) scripts/demo-bundle
-
-bench: $(VENV)/everything
-	$(BIN)/python -m tests.bench
 
 clean:
 	rm -rf $(VENV) build

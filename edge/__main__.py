@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -47,7 +47,7 @@ def once(
     picture: Annotated[Path, typer.Argument(help="A JPEG, PNG, TIFF, BMP or WebP file.")],
     bundle: BundleFile = DEMO_BUNDLE,
     out: Annotated[
-        Optional[Path],  # noqa: UP045 - typer evaluates it on Python 3.10
+        Path | None,
         typer.Option("--out", "-o", help="Write coverage.json, mask.png and overlay.png here."),
     ] = None,
     *,
@@ -80,11 +80,11 @@ def run(config: Config) -> None:
 @app.command()
 def check(
     config: Annotated[
-        Optional[Path],  # noqa: UP045 - typer evaluates it on Python 3.10
+        Path | None,
         typer.Option("--config", "-c", help="Check a station.toml and all it names."),
     ] = None,
     bundle: Annotated[
-        Optional[Path],  # noqa: UP045 - typer evaluates it on Python 3.10
+        Path | None,
         typer.Option("--bundle", "-b", help="Check a bundle file alone."),
     ] = None,
 ) -> None:
@@ -110,7 +110,7 @@ def watch(
     broker: Annotated[str, typer.Argument(help="Such as mqtt://127.0.0.1:1883")],
     station: Annotated[str, typer.Option(help="Only this station.")] = "+",
     count: Annotated[
-        Optional[int],  # noqa: UP045 - typer evaluates it on Python 3.10
+        int | None,
         typer.Option(help="Stop after so many new observations."),
     ] = None,
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -29,16 +29,16 @@ def make(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of `python -m train fit`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The bundle: NAME.icecam")],
     data: Annotated[
-        Optional[Path],  # noqa: UP045 - typer evaluates it on Python 3.10
+        Path | None,
         typer.Option(help="A dataset: golden frames from its validation images, metrics on test."),
     ] = None,
     frames: Annotated[
-        Optional[Path],  # noqa: UP045 - typer evaluates it on Python 3.10
+        Path | None,
         typer.Option(help="Or a folder of pictures for the golden frames; no metrics then."),
     ] = None,
     bundle_id: Annotated[str, typer.Option("--id", help="By default the file's name.")] = "",
     serial: Annotated[
-        Optional[int],  # noqa: UP045 - typer evaluates it on Python 3.10
+        int | None,
         typer.Option(min=0, help="Never goes down on a station. By default the time in seconds."),
     ] = None,
 ) -> None:
@@ -80,8 +80,8 @@ def make(
         )
     if made.unseen:
         console.print(
-            f"[yellow]warning:[/yellow] no golden frame shows {', '.join(made.unseen)}: give frames "
-            "that do, or nobody notices on the station when such a class is lost"
+            f"[yellow]warning:[/yellow] no golden frame shows {', '.join(made.unseen)}: give "
+            "frames that do, or nobody notices on the station when such a class is lost"
         )
 
 

@@ -16,7 +16,7 @@ import onnxslim
 import torch
 from PIL import Image
 
-from edge.contract.bundle import open_bundle, write_bundle
+from edge.contract.bundle import write_bundle
 from edge.contract.errors import BundleError, ConfigError
 from edge.contract.frames import SUFFIXES, decode_image
 from edge.engine import Answer, resize
@@ -245,11 +245,13 @@ def _manifest_fields(
 
 def _measure(fields: dict[str, Any], files: dict[str, bytes], dataset: Dataset) -> HeldOut:
     from train.evaluate import evaluate  # noqa: PLC0415 - only where a dataset is given
+    from train.predict import open_predictor  # noqa: PLC0415 - the same
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "unmeasured.icecam"
         write_bundle(path, fields, files)
-        return evaluate(open_bundle(path), dataset, split="test").held_out()
+        with open_predictor(path) as predictor:
+            return evaluate(predictor, dataset, split="test").held_out()
 
 
 def _png(frame: Pixels) -> bytes:

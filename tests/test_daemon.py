@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +18,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import pytest
+from paho.mqtt.client import Client, MQTTMessage, MQTTv5
+from paho.mqtt.enums import CallbackAPIVersion
 
 from edge.contract.messages import CoverageMessage, HealthMessage, InfoMessage, NoDataMessage
 from edge.subscriber import Received, Subscriber
@@ -124,6 +128,8 @@ def test_a_station_observes_publishes_and_leaves_politely(site: Site, broker: Br
     assert observed[0].frame_size == (180, 320)
 
 
+@pytest.mark.protocol("mask-2")
+@pytest.mark.protocol("fraction-1")
 def test_counting_the_published_mask_gives_the_published_figures(
     site: Site, broker: Broker
 ) -> None:
@@ -138,6 +144,50 @@ def test_counting_the_published_mask_gives_the_published_figures(
     ice, water = int((mask == 2).sum()), int((mask == 1).sum())
     assert [c["pixels"] for c in body["classes"]] == [int((mask == 0).sum()), water, ice]
     assert body["ice_pixel_fraction"] == pytest.approx(ice / (ice + water), abs=1e-6)
+
+
+@pytest.mark.protocol("topic-1")
+@pytest.mark.protocol("topic-3")
+@pytest.mark.protocol("qos-1")
+@pytest.mark.protocol("state-1")
+def test_the_broker_itself_sees_only_what_the_protocol_allows(site: Site, broker: Broker) -> None:
+    site.add(1)
+    with Subscriber(broker.address) as subscriber, station(site) as process:
+        listen(subscriber, lambda c: any(r.mask is not None for r in c), within_s=30)
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
+    ours = [line for line in broker.log.splitlines() if f"icecam-{STATION}" in line]
+    published = [line for line in ours if "Received PUBLISH" in line]
+    topics = {line.split("'")[1] for line in published}
+    assert topics == {
+        f"icecam/v1/{STATION}/{end}"
+        for end in ("state", "info", "health", "cam/coverage", "cam/mask")
+    }
+    assert all(", q1, " in line for line in published)
+    assert not any("SUBSCRIBE" in line for line in ours)
+    will = broker.log[broker.log.index(f"as icecam-{STATION}") :]
+    assert f"Will message specified (7 bytes) (r1, q1).\n\ticecam/v1/{STATION}/state" in re.sub(
+        r"\n\d+: ", "\n", will
+    )
+
+
+@pytest.mark.protocol("body-3")
+def test_what_user_properties_say_stands_in_the_body_too(site: Site, broker: Broker) -> None:
+    site.add(1)
+    with Subscriber(broker.address) as subscriber, station(site):
+        listen(subscriber, lambda c: any(r.mask is not None for r in c), within_s=30)
+        raw = {m.topic.rpartition("/")[2]: m for m in _retained(broker)}
+    body = json.loads(raw["coverage"].payload)
+    for name, value in _user_properties(raw["coverage"]).items():
+        assert body[name] == value
+    mask = _user_properties(raw["mask"])
+    assert mask == {
+        "id": body["id"],
+        "seq": str(body["seq"]),
+        "captured_at": body["captured_at"],
+        "sha256": body["mask_sha256"],
+    }
+    assert hashlib.sha256(raw["mask"].payload).hexdigest() == body["mask_sha256"]
 
 
 def test_a_picture_that_is_none_becomes_no_data_and_the_next_one_is_observed(
@@ -161,6 +211,7 @@ def test_a_picture_that_is_none_becomes_no_data_and_the_next_one_is_observed(
     assert isinstance(by_seq[3], CoverageMessage)
 
 
+@pytest.mark.protocol("nodata-1")
 def test_an_empty_folder_is_no_data_never_zero_ice(site: Site, broker: Broker) -> None:
     with Subscriber(broker.address) as subscriber, station(site):
         collected = listen(subscriber, lambda c: 1 in new_seqs(c), within_s=30)
@@ -169,6 +220,10 @@ def test_an_empty_folder_is_no_data_never_zero_ice(site: Site, broker: Broker) -
     assert body["ice_pixel_fraction"] is None
 
 
+@pytest.mark.protocol("seq-1")
+@pytest.mark.protocol("id-1")
+@pytest.mark.protocol("epoch-1")
+@pytest.mark.protocol("once-1")
 def test_nothing_is_lost_or_doubled_over_sigkills_and_a_broker_that_was_away(
     site: Site, broker: Broker
 ) -> None:
@@ -262,9 +317,26 @@ def _masks_named(collected: list[Received]) -> set[str]:
 
 
 def _masks_received(collected: list[Received]) -> set[str]:
-    import hashlib
-
     return {hashlib.sha256(r.payload).hexdigest() for r in collected if r.mask is not None}
+
+
+def _retained(broker: Broker) -> list[MQTTMessage]:
+    """Return the retained messages, read with paho alone."""
+    messages: list[MQTTMessage] = []
+    client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
+    client.on_message = lambda _client, _data, message: messages.append(message)
+    client.connect(*broker.address)
+    client.subscribe("icecam/#")
+    client.loop_start()
+    time.sleep(0.5)
+    client.disconnect()
+    client.loop_stop()
+    return messages
+
+
+def _user_properties(message: MQTTMessage) -> dict[str, str]:
+    assert message.properties is not None
+    return dict(message.properties.json()["UserProperty"])
 
 
 def _children(pid: int) -> list[int]:

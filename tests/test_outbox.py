@@ -54,6 +54,7 @@ def names(messages: list[Waiting]) -> list[str]:
     return [f"{m.kind[0]}:{m.payload.decode()}:{'live' if m.live else 'back'}" for m in messages]
 
 
+@pytest.mark.protocol("order-2")
 def test_newest_coverage_leaves_first_then_the_backlog_in_order_then_masks(outbox: Outbox) -> None:
     for _ in range(3):
         outbox.enqueue("a", None, both("a"))
@@ -138,6 +139,7 @@ def test_the_cursor_is_stored_with_the_observation_and_kept_where_none_is_given(
     assert outbox.cursor("unknown") is None
 
 
+@pytest.mark.protocol("park-1")
 def test_a_parked_message_is_out_of_the_way_and_counted(outbox: Outbox) -> None:
     outbox.enqueue("a", None, both("a"))
     refused = outbox.take()

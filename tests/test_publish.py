@@ -136,6 +136,7 @@ def test_an_observation_arrives_with_its_properties_and_leaves_the_outbox(
     assert sent["MessageExpiryInterval"] > 0
 
 
+@pytest.mark.protocol("state-2")
 def test_state_info_and_health_are_retained_and_a_clean_stop_says_offline(
     broker: Broker, outbox: Outbox
 ) -> None:
@@ -148,6 +149,7 @@ def test_state_info_and_health_are_retained_and_a_clean_stop_says_offline(
     assert retained(broker)[STATE] == b"offline"
 
 
+@pytest.mark.protocol("state-1")
 def test_a_killed_station_is_reported_by_its_will_only_after_the_delay(
     broker: Broker, outbox: Outbox
 ) -> None:
@@ -157,6 +159,8 @@ def test_a_killed_station_is_reported_by_its_will_only_after_the_delay(
     assert will.json()["WillDelayInterval"] == 120
 
 
+@pytest.mark.protocol("order-1")
+@pytest.mark.protocol("order-2")
 def test_the_newest_stays_retained_whatever_the_backlog_does(
     broker: Broker, outbox: Outbox
 ) -> None:
@@ -185,6 +189,7 @@ def test_observations_made_while_the_broker_is_away_arrive_later_once(
             eventually(lambda: listener.texts(COVERAGE) == ["while away"])
 
 
+@pytest.mark.protocol("ack-1")
 def test_nothing_leaves_the_outbox_that_a_killed_broker_had_not_received(
     broker: Broker, outbox: Outbox
 ) -> None:
@@ -203,6 +208,7 @@ def test_nothing_leaves_the_outbox_that_a_killed_broker_had_not_received(
     assert outbox.depth().parked == 0
 
 
+@pytest.mark.protocol("park-1")
 def test_what_the_broker_forbids_is_parked_and_the_rest_goes_on(
     broker: Broker, outbox: Outbox, tmp_path: Path
 ) -> None:
@@ -221,6 +227,7 @@ def test_what_the_broker_forbids_is_parked_and_the_rest_goes_on(
     assert outbox.depth().observations == 0
 
 
+@pytest.mark.protocol("park-1")
 def test_a_mask_too_large_for_the_broker_is_parked_and_the_rest_goes_on(
     broker: Broker, outbox: Outbox
 ) -> None:

@@ -39,12 +39,14 @@ def observation(seq: int, *, epoch: str = "00000001", camera: str = "cam") -> No
     )
 
 
+@pytest.mark.protocol("once-1")
 def test_an_observation_received_twice_is_new_once() -> None:
     series = Series()
     one = observation(1)
     assert [series.take(one), series.take(one), series.take(observation(2))] == [True, False, True]
 
 
+@pytest.mark.protocol("gap-1")
 def test_holes_are_told_per_camera_and_fill_when_the_backlog_arrives() -> None:
     series = Series()
     for seq in (7, 12, 8, 11):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from edge.contract.errors import ConfigError, IcecamError
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound=BaseModel)
 
 _SHOWN = 60
+_CREDENTIALS = re.compile(r"(?<=://)\S*@")
 
 
 def parse(
@@ -71,7 +73,7 @@ def read_toml(path: Path, *, what: str) -> dict[str, Any]:
             return table
     except OSError as problem:
         raise ConfigError(f"{path}: cannot be read ({problem.strerror})", expected=what) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise ConfigError(f"{path}: not TOML ({problem})", expected=what) from None
 
 
@@ -84,9 +86,13 @@ def _sentences(problem: ValidationError, model: type[BaseModel], where: str) -> 
         elif detail["type"] == "missing":
             yield sentence + "missing; it has no default"
         else:
-            found = repr(detail["input"])
-            found = found if len(found) <= _SHOWN else found[:_SHOWN] + "…"
-            yield f"{sentence}{_expectation(detail['msg'])}, found {found}"
+            yield f"{sentence}{_expectation(detail['msg'])}, found {shown(detail['input'])}"
+
+
+def shown(value: object) -> str:
+    """Return a wrong value for a message: shortened, and without the credentials of a URL."""
+    text = _CREDENTIALS.sub("…@", repr(value))
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
 def _expectation(message: str) -> str:
@@ -97,7 +103,7 @@ def _expectation(message: str) -> str:
 def _path(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
     """Write a location as ``cameras[1].schedule.every``, without pydantic's names of variants."""
     path = ""
-    levels = [model]
+    levels = list(_models_in(model))
     for position, step in enumerate(location):
         if isinstance(step, int):
             path += f"[{step}]"
@@ -121,11 +127,13 @@ def _unknown_key(location: tuple[int | str, ...], model: type[BaseModel]) -> str
 
 def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """Return the keys a mapping at ``location`` may hold, over all variants of a union."""
-    levels: list[type[BaseModel]] = [model]
+    levels = list(_models_in(model))
     for step in location:
         if isinstance(step, str):
             levels = _models_below(levels, step) or levels
-    return sorted({key for level in levels for key in level.model_fields})
+    return sorted(
+        {field.alias or key for level in levels for key, field in level.model_fields.items()}
+    )
 
 
 def _models_below(levels: list[type[BaseModel]], step: str) -> list[type[BaseModel]]:
@@ -142,7 +150,9 @@ def _aliased(level: type[BaseModel], step: str) -> bool:
 
 
 def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if isinstance(annotation, type) and issubclass(annotation, RootModel):
+        yield from _models_in(annotation.model_fields["root"].annotation)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif get_origin(annotation) is Annotated:
         yield from _models_in(get_args(annotation)[0])

@@ -167,9 +167,9 @@ class Bundle:
     def read(self, member: str) -> bytes:
         """Return one listed file, checked again against its hash. Raises BundleError."""
         listed = {file.path: file for file in self.manifest.files}[member]
-        for name, size, stream in _members(self.path):
+        for name, data in _members(self.path):
             if name == member:
-                return _checked(self.path, listed, size, stream)
+                return _checked(self.path, listed, data)
         raise BundleError(f"{self.path}: {member} is missing", then=_DO_NOTHING)
 
 
@@ -182,11 +182,11 @@ def open_bundle(path: Path) -> Bundle:
     )
     expected = {file.path: file for file in manifest.files}
     signature = None
-    for position, (name, size, stream) in enumerate(members):
-        if name == SIGNATURE and position == 0 and size <= MAX_SIGNATURE_BYTES:
-            signature = stream.read()
+    for position, (name, data) in enumerate(members):
+        if name == SIGNATURE and position == 0 and len(data) <= MAX_SIGNATURE_BYTES:
+            signature = data
         elif name in expected:
-            _checked(path, expected.pop(name), size, stream)
+            _checked(path, expected.pop(name), data)
         else:
             raise BundleError(
                 f"{path}: {name!r} is not listed in the manifest, or twice", then=_DO_NOTHING
@@ -225,8 +225,8 @@ def write_bundle(path: Path, fields: Mapping[str, Any], files: Mapping[str, byte
     return manifest
 
 
-def _members(path: Path) -> Iterator[tuple[str, int, io.BufferedReader]]:
-    """Yield name, size and stream of each regular file; refuse every other kind of entry."""
+def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield name and bytes of each regular file; refuse every other kind of entry."""
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for entry in tar:
@@ -235,7 +235,13 @@ def _members(path: Path) -> Iterator[tuple[str, int, io.BufferedReader]]:
                     raise BundleError(
                         f"{path}: {entry.name!r} is not a regular file", then=_DO_NOTHING
                     )
-                yield entry.name, entry.size, stream  # type: ignore[misc]
+                if entry.size > MAX_FILE_BYTES:
+                    raise BundleError(
+                        f"{path}: {entry.name!r} of {entry.size} bytes",
+                        expected=f"at most {MAX_FILE_BYTES}",
+                        then=_DO_NOTHING,
+                    )
+                yield entry.name, stream.read()
     except OSError as problem:
         why = problem.strerror or str(problem)
         raise BundleError(f"{path}: cannot be read ({why})", then=_DO_NOTHING) from None
@@ -245,22 +251,21 @@ def _members(path: Path) -> Iterator[tuple[str, int, io.BufferedReader]]:
         ) from None
 
 
-def _manifest_bytes(path: Path, members: Iterator[tuple[str, int, Any]]) -> bytes:
-    name, size, stream = next(members, ("nothing", 0, None))
-    if name != MANIFEST or stream is None:
+def _manifest_bytes(path: Path, members: Iterator[tuple[str, bytes]]) -> bytes:
+    name, raw = next(members, ("nothing", b""))
+    if name != MANIFEST:
         raise BundleError(
             f"{path}: begins with {name!r}", expected=f"{MANIFEST} first", then=_DO_NOTHING
         )
-    if size > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{path}: a manifest of {size} bytes", then=_DO_NOTHING)
-    return bytes(stream.read())
+    if len(raw) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path}: a manifest of {len(raw)} bytes", then=_DO_NOTHING)
+    return raw
 
 
-def _checked(path: Path, listed: ListedFile, size: int, stream: io.BufferedReader) -> bytes:
-    data = stream.read() if size == listed.size else b""
+def _checked(path: Path, listed: ListedFile, data: bytes) -> bytes:
     if len(data) != listed.size or hashlib.sha256(data).hexdigest() != listed.sha256:
         raise BundleError(
-            f"{path}: {listed.path} is damaged ({size} bytes)",
+            f"{path}: {listed.path} is damaged ({len(data)} bytes)",
             expected=f"{listed.size} bytes with sha256 {listed.sha256[:12]}…",
             then=_DO_NOTHING,
         )

@@ -65,6 +65,9 @@ def measure(
     member_masks: uint8 ``(members, height, width)``; weights: one ensemble weight per member.
     Raises ValueError where shapes disagree or a value is neither a class index nor 255.
     """
+    if member_masks is not None and member_masks.shape[1:] != mask.shape:
+        message = f"member masks {member_masks.shape[1:]} and mask {mask.shape} differ in size"
+        raise ValueError(message)
     counts = _counts(mask, class_map, region)
     in_region = mask.size if region is None else int(np.count_nonzero(region))
     valid = sum(counts)

@@ -26,6 +26,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 """What a picture file's name ends in, in lower case."""
 
 MAX_PIXELS = 100_000_000
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,16 +57,18 @@ def decode_image(data: bytes, *, where: str) -> Pixels:
     A picture that stops early is refused, never filled with grey.
     Raises CameraError (fault ``unreadable``).
     """
-    from PIL import Image, ImageOps  # noqa: PLC0415 - not needed to start the program
+    from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: PLC0415 - not needed to start
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise _unreadable(where, f"{image.width}x{image.height} pixels", data)
                 image.load()
                 rgb = _rgb(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError:
+        raise _unreadable(where, "no known format", data) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
         raise _unreadable(where, str(problem), data) from None
     return np.ascontiguousarray(rgb[:, :, ::-1])

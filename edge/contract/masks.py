@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from edge.contract.errors import DeliveryError, IcecamError
 Mask = npt.NDArray[np.uint8]
 
 MAX_MASK_PIXELS = 50_000_000
+_BIT_DEPTH_AT = 24
 
 
 def encode_png(mask: Mask) -> bytes:
@@ -38,15 +40,20 @@ def decode_png(
     Raises ``error`` for anything else: palettes and colours are refused, because their values
     are not class indices.
     """
-    from PIL import Image  # noqa: PLC0415 - not needed to start the program
+    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - not needed to start
 
     expected = "an 8-bit grey PNG of class indices"
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            if image.mode != "L" or image.width * image.height > MAX_MASK_PIXELS:
-                found = f"{image.mode} {image.width}x{image.height}"
-                raise error(f"{where}: a PNG of kind {found}", expected=expected)
-            return np.array(image, dtype=np.uint8)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+                grey = image.mode == "L" and data[_BIT_DEPTH_AT] == 8  # noqa: PLR2004 - bits
+                if not grey or image.width * image.height > MAX_MASK_PIXELS:
+                    found = f"{image.mode} {image.width}x{image.height}, {data[_BIT_DEPTH_AT]}-bit"
+                    raise error(f"{where}: a PNG of kind {found}", expected=expected)
+                return np.array(image, dtype=np.uint8)
+    except UnidentifiedImageError:
+        raise error(f"{where}: not a readable PNG (another format)", expected=expected) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
         raise error(f"{where}: not a readable PNG ({problem})", expected=expected) from None
 
