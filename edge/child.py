@@ -6,6 +6,7 @@ socket pair that only these two processes hold.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -46,16 +47,24 @@ class Child:
         self._error = error
         self._name = module
         ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-m", module, str(theirs.fileno()), str(os.getpid())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+        try:
+            with theirs:
+                self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                    [sys.executable, "-m", module, str(theirs.fileno()), str(os.getpid())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+        except OSError as problem:
+            ours.close()
+            raise error(f"{module} could not be started ({problem.strerror})") from None
         self._socket = ours
         self._link = Connection(os.dup(ours.fileno()))
-        self.ask(setup, deadline_s=start_deadline_s)
+        try:
+            self.ask(setup, deadline_s=start_deadline_s)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def alive(self) -> bool:
@@ -114,7 +123,8 @@ class Child:
         """End a request from the timer's thread, even where the child cannot be killed at once."""
         late.set()
         self._process.kill()
-        self._socket.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # closed meanwhile
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def _death(self, late: threading.Event, deadline_s: float) -> str:
         if late.is_set():

@@ -38,7 +38,7 @@ Polygon = Annotated[tuple[Point, ...], Field(min_length=3)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class StationSection(_Section):
@@ -143,12 +143,13 @@ def broker_address(url: str) -> tuple[str, int]:
     expected = "expected a broker such as mqtt://host:1883"
     try:
         parts = urlsplit(url)
-        port = parts.port or 1883
+        port = 1883 if parts.port is None else parts.port
     except ValueError:
         raise ValueError(expected) from None
     if parts.username is not None or parts.password is not None:
         message = f"{expected}, without user or password in it"
         raise ValueError(message)
-    if parts.scheme != "mqtt" or not parts.hostname or parts.path not in ("", "/"):
+    beyond = parts.path.removeprefix("/") or parts.query or parts.fragment
+    if parts.scheme != "mqtt" or not parts.hostname or not port or beyond:
         raise ValueError(expected)
     return parts.hostname, port

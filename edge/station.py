@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from edge.camera import capture
 from edge.clock import utc_now
-from edge.contract.errors import CameraError, ConfigError, EngineError
+from edge.contract.errors import BundleError, CameraError, ConfigError, EngineError
 from edge.observation import NotSeen, Origin, Seen, model_info, read_mask
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Station:
         origin = self._origin(camera, frame.captured_at, frame.time_source)
         try:
             segmentation = self._engine.segment(frame.pixels)
-        except EngineError as fault:
+        except (BundleError, EngineError) as fault:
             return frame.cursor, self._not_seen(origin, "engine_failed", fault, frame)
         except ConfigError as fault:
             return frame.cursor, self._not_seen(origin, "frame_shape", fault, frame)

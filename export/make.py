@@ -98,7 +98,13 @@ def make(  # noqa: PLR0913 - each is named at the call
 
 def _require_alike(runs: Sequence[Run]) -> None:
     first = runs[0]
-    for run in runs[1:]:
+    for position, run in enumerate(runs[1:], start=1):
+        if run.name in {earlier.name for earlier in runs[:position]}:
+            raise ConfigError(
+                f"two runs are named {run.name!r}",
+                expected="a name of its own for each member",
+                then="Nothing was written.",
+            )
         if run.class_map.signature != first.class_map.signature:
             raise ConfigError(
                 f"class maps differ: run {first.name!r} has {first.class_map.describe()}; run "

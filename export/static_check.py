@@ -28,7 +28,7 @@ def findings(model: onnx.ModelProto) -> list[str]:
     return [
         *_opsets(inferred),
         *_operators(graph),
-        *_dynamic(types),
+        *_dynamic(graph, types),
         *_inner_uint8(graph, types),
         *_rim(graph, types),
     ]
@@ -52,11 +52,15 @@ def _operators(graph: onnx.GraphProto) -> Iterator[str]:
             yield f"node {node.name!r}: {node.op_type} has no static form"
 
 
-def _dynamic(types: dict[str, onnx.TypeProto.Tensor]) -> Iterator[str]:
+def _dynamic(graph: onnx.GraphProto, types: dict[str, onnx.TypeProto.Tensor]) -> Iterator[str]:
+    made = {name for node in graph.node for name in node.output if name}
+    shapeless = {name for name, tensor in types.items() if not tensor.HasField("shape")}
+    for name in sorted(shapeless | (made - types.keys())):
+        yield f"tensor {name!r}: its shape is not known before it runs"
     for name, tensor in types.items():
-        if not tensor.HasField("shape"):
-            yield f"tensor {name!r}: its shape is not known before it runs"
-        elif any(axis.dim_value <= 0 for axis in tensor.shape.dim):
+        if name in shapeless:
+            continue
+        if any(axis.dim_value <= 0 for axis in tensor.shape.dim):
             sizes = [axis.dim_param or axis.dim_value for axis in tensor.shape.dim]
             yield f"tensor {name!r}: dynamic or empty shape {sizes}"
 

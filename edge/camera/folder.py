@@ -120,6 +120,6 @@ def _exif_time(data: bytes) -> datetime | None:
     offset = str(tags.get(_OFFSET_TIME_ORIGINAL, "")).strip("\0 ") or "+00:00"
     try:
         moment = datetime.strptime(f"{text} {offset}", "%Y:%m:%d %H:%M:%S %z")
-    except ValueError:
+        return moment.astimezone(timezone.utc)
+    except (ValueError, OverflowError):
         return None
-    return moment.astimezone(timezone.utc)

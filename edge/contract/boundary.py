@@ -78,7 +78,11 @@ def read_toml(path: Path, *, what: str) -> dict[str, Any]:
 
 
 def _sentences(problem: ValidationError, model: type[BaseModel], where: str) -> Iterator[str]:
-    for detail in problem.errors(include_url=False):
+    details = problem.errors(include_url=False)
+    wrong = {detail["loc"][:end] for detail in details for end in range(len(detail["loc"]))}
+    for detail in details:
+        if detail["type"] == "too_short" and detail["loc"] in wrong:
+            continue  # only because pydantic counts none of the items that are wrong themselves
         path = _path(detail["loc"], model)
         sentence = f"{where}: {path}: " if path else f"{where}: "
         if detail["type"] == "extra_forbidden":
@@ -97,6 +101,7 @@ def shown(value: object) -> str:
 
 def _expectation(message: str) -> str:
     message = message.removeprefix("Value error, ").removeprefix("Input should be ")
+    message = re.sub(r"^\w+ should ", "to ", message)
     return message if message.startswith("expected") else f"expected {message}"
 
 

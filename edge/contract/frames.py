@@ -69,7 +69,7 @@ def decode_image(data: bytes, *, where: str) -> Pixels:
                 rgb = _rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise _unreadable(where, "no known format", data) from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as problem:
         raise _unreadable(where, str(problem), data) from None
     return np.ascontiguousarray(rgb[:, :, ::-1])
 

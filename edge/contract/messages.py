@@ -16,7 +16,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     RootModel,
-    model_validator,
+    field_validator,
 )
 
 from edge.contract.boundary import parse_json
@@ -104,7 +104,9 @@ def _require_id(name: str) -> None:
 class Message(BaseModel):
     """A JSON payload: extra fields are refused when it is made, ignored when it is read."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
     def encode(self) -> bytes:
         """Return the payload: UTF-8 JSON without NaN."""
@@ -295,12 +297,13 @@ class _Envelope(BaseModel):
 
     schema_id: str = Field(alias="schema")
 
-    @model_validator(mode="after")
-    def _known(self) -> _Envelope:
-        if self.schema_id not in _READERS:
-            message = f"expected a schema of {', '.join(_READERS)}"
+    @field_validator("schema_id")
+    @classmethod
+    def _known(cls, schema_id: str) -> str:
+        if schema_id not in _READERS:
+            message = f"expected one of {', '.join(_READERS)}"
             raise ValueError(message)
-        return self
+        return schema_id
 
 
 _READERS: dict[str, type[BaseModel]] = {

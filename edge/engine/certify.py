@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from edge.contract.errors import BundleError
+from edge.contract.errors import BundleError, CameraError
 from edge.contract.frames import decode_image
 from edge.engine import Answer
 
@@ -22,6 +24,7 @@ CLOSE_CALL = 0.01
 """Where the two best probabilities are this near, rounding may decide either way."""
 
 AGREEMENT_FLOOR = 0.999
+_NOT_ARRAYS = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +93,10 @@ def pack_answer(golden: GoldenAnswer) -> bytes:
 def read_golden(bundle: Bundle, case: GoldenCase) -> tuple[Pixels, GoldenAnswer]:
     """Return a golden frame (uint8 BGR, the bundle's size) and its answer. Raises BundleError."""
     size = (bundle.manifest.input.height, bundle.manifest.input.width)
-    frame = decode_image(bundle.read(case.frame), where=f"{bundle.path}: {case.frame}")
+    try:
+        frame = decode_image(bundle.read(case.frame), where=f"{bundle.path}: {case.frame}")
+    except CameraError as problem:
+        raise BundleError(problem.found) from None
     try:
         with np.load(io.BytesIO(bundle.read(case.answer)), allow_pickle=False) as arrays:
             golden = GoldenAnswer(
@@ -101,7 +107,7 @@ def read_golden(bundle: Bundle, case: GoldenCase) -> tuple[Pixels, GoldenAnswer]
                 ),
                 margin=arrays["margin"],
             )
-    except (OSError, ValueError, KeyError, EOFError) as problem:
+    except _NOT_ARRAYS as problem:
         raise BundleError(
             f"{bundle.path}: {case.answer} is not a golden answer ({problem})"
         ) from None

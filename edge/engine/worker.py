@@ -45,7 +45,11 @@ class EngineWorker:
         return self._child.pid if self._child and self._child.alive else None
 
     def segment(self, pixels: Pixels) -> Segmentation:
-        """Segment a uint8 ``(h, w, 3)`` BGR frame. Raises EngineError or ConfigError."""
+        """Segment a uint8 ``(h, w, 3)`` BGR frame.
+
+        Raises EngineError, ConfigError for the frame's shape, BundleError where the bundle broke
+        or went away before the worker could be started again.
+        """
         if self._child is None or not self._child.alive:
             self.close()
             self.starts += 1

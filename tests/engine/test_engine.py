@@ -1,0 +1,348 @@
+"""Engines: what goes in, what comes out, and whether it is what was answered in training."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+from edge.contract.bundle import Bundle, open_bundle, write_bundle
+from edge.contract.errors import BundleError, ConfigError, EngineError, IcecamError
+from edge.contract.frames import decode_image
+from edge.engine import open_engine, resize
+from edge.engine.certify import read_golden, replay_golden
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+SIZE = (8, 12)
+
+
+@pytest.fixture(scope="module")
+def demo(demo_bundle: Path) -> Bundle:
+    return open_bundle(demo_bundle)
+
+
+def changed(demo: Bundle, path: Path, files: dict[str, bytes], **fields: Any) -> Bundle:  # noqa: ANN401
+    """A whole bundle, hashes and all, that differs from the demo's in some files and fields."""
+    kept = {one.path: demo.read(one.path) for one in demo.manifest.files}
+    manifest = demo.manifest.model_dump(by_alias=True, exclude={"files"})
+    write_bundle(path, {**manifest, **fields}, {**kept, **files})
+    return open_bundle(path)
+
+
+def channels_graph(*, height: int = SIZE[0], rename: str = "mask") -> bytes:
+    """A graph whose answer is known: mask = blue, confidence = green, members = blue and red."""
+    frame = helper.make_tensor_value_info("frame", TensorProto.UINT8, [1, height, SIZE[1], 3])
+    nodes = [
+        helper.make_node("Cast", ["frame"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Split", ["float"], ["b4", "g4", "r4"], axis=3, num_outputs=3),
+        *(helper.make_node("Squeeze", [f"{c}4", "last"], [c]) for c in "bgr"),
+        helper.make_node("Concat", ["b", "r"], ["both"], axis=0),
+        helper.make_node("Cast", ["b"], [rename], to=TensorProto.UINT8),
+        helper.make_node("Cast", ["g"], ["confidence"], to=TensorProto.UINT8),
+        helper.make_node("Cast", ["both"], ["member_masks"], to=TensorProto.UINT8),
+    ]
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.UINT8, [count, height, SIZE[1]])
+        for name, count in ((rename, 1), ("confidence", 1), ("member_masks", 2))
+    ]
+    last = helper.make_tensor("last", TensorProto.INT64, [1], [3])
+    graph = helper.make_graph(nodes, "channels", [frame], outputs, [last])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def channels(demo: Bundle, path: Path, graph: bytes, **fields: Any) -> Bundle:  # noqa: ANN401
+    small = {"height": SIZE[0], "width": SIZE[1], "max_anisotropy": 1.2}
+    return changed(demo, path, {"ensemble.onnx": graph}, **{"input": small, **fields})
+
+
+def test_the_resize_is_opencv_s_area_averaging() -> None:
+    frame = np.random.default_rng(4).integers(0, 256, (270, 480, 3), np.uint8)
+    for height, width in ((224, 384), (135, 240), (540, 960)):
+        expected = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+        assert np.array_equal(resize(frame, (height, width)), expected)
+
+
+def test_halving_is_the_mean_of_two_by_two_pixels_and_keeps_height_before_width() -> None:
+    frame = np.random.default_rng(4).integers(0, 256, (40, 64, 3), np.uint8)
+    found = resize(frame, (20, 32))
+    blocks = frame.reshape(20, 2, 32, 2, 3).mean(axis=(1, 3))
+    assert found.shape == (20, 32, 3)
+    assert found.dtype == np.uint8
+    assert np.abs(found - blocks).max() <= 0.5
+
+
+def test_a_frame_of_the_right_size_is_not_touched_and_lies_in_one_piece() -> None:
+    frame = np.random.default_rng(4).integers(0, 256, (20, 32, 3), np.uint8)
+    found = resize(frame[:, ::-1], (20, 32))
+    assert np.array_equal(found, frame[:, ::-1])
+    assert found.flags["C_CONTIGUOUS"]
+
+
+@pytest.mark.parametrize(
+    ("frame", "distortion"),
+    [((480, 640), 1.29), ((1080, 1080), 1.71), ((224, 600), 1.56), ((600, 224), 4.59)],
+)
+def test_a_stretch_that_would_distort_too_much_is_refused_either_way(
+    frame: tuple[int, int], distortion: float
+) -> None:
+    # Into 224 x 384: (224 / height) / (384 / width), or its inverse.
+    with pytest.raises(ConfigError, match=rf"distorted {distortion} times; expected at most 1\.2"):
+        resize(np.zeros((*frame, 3), np.uint8), (224, 384))
+
+
+def test_a_stretch_within_the_bounds_or_allowed_by_name_is_made() -> None:
+    assert resize(np.zeros((1080, 1920, 3), np.uint8), (224, 384)).shape == (224, 384, 3)
+    square = np.zeros((480, 480, 3), np.uint8)
+    assert resize(square, (224, 384), max_anisotropy=2).shape == (224, 384, 3)
+
+
+def test_the_demo_bundle_is_what_its_readers_count_on(demo: Bundle, class_map: object) -> None:
+    manifest = demo.manifest
+    assert (manifest.input.height, manifest.input.width) == (224, 384)
+    assert manifest.class_map.signature == class_map.signature  # type: ignore[attr-defined]
+    assert len(manifest.members) >= 2
+
+
+def test_the_demo_bundle_segments_a_frame_of_any_size_the_same_every_time(demo: Bundle) -> None:
+    frame = np.random.default_rng(8).integers(0, 256, (540, 960, 3), np.uint8)
+    with open_engine(demo) as engine:
+        first, again = engine.segment(frame), engine.segment(frame)
+        before = engine.segment(
+            cv2.resize(frame, (384, 224), interpolation=cv2.INTER_AREA).astype(np.uint8)
+        )
+    members = len(demo.manifest.graphs[0].members)
+    answer = first.answer
+    assert answer.mask.shape == answer.confidence.shape == (224, 384)
+    assert answer.member_masks.shape == (members, 224, 384)
+    assert {answer.mask.dtype, answer.confidence.dtype, answer.member_masks.dtype} == {
+        np.dtype(np.uint8)
+    }
+    assert answer.mask.max() < 3
+    assert answer.member_masks.max() < 3
+    assert answer.confidence.min() >= 85  # the best of three classes has at least a third
+    assert (first.graph, first.engine) == (demo.manifest.graphs[0].name, "ort")
+    assert first.latency_s > 0
+    for other in (again, before):
+        assert np.array_equal(other.answer.mask, answer.mask)
+        assert np.array_equal(other.answer.confidence, answer.confidence)
+        assert np.array_equal(other.answer.member_masks, answer.member_masks)
+
+
+def test_the_demo_bundle_refuses_a_frame_of_another_shape(demo: Bundle) -> None:
+    with open_engine(demo) as engine, pytest.raises(ConfigError, match="distorted"):
+        engine.segment(np.zeros((1000, 500, 3), np.uint8))
+
+
+def test_what_the_graph_answers_lands_under_its_name_with_blue_first(
+    demo: Bundle, tmp_path: Path
+) -> None:
+    bundle = channels(demo, tmp_path / "channels.icecam", channels_graph())
+    frame = np.random.default_rng(9).integers(0, 256, (*SIZE, 3), np.uint8)
+    with open_engine(bundle) as engine:
+        answer = engine.segment(frame).answer
+    assert np.array_equal(answer.mask, frame[:, :, 0])
+    assert np.array_equal(answer.confidence, frame[:, :, 1])
+    assert np.array_equal(answer.member_masks[0], frame[:, :, 0])
+    assert np.array_equal(answer.member_masks[1], frame[:, :, 2])
+
+
+def test_an_answer_of_another_shape_than_the_manifest_promises_is_an_engine_error(
+    demo: Bundle, tmp_path: Path
+) -> None:
+    one = [{**demo.manifest.graphs[0].model_dump(), "members": demo.manifest.graphs[0].members[:1]}]
+    bundle = channels(demo, tmp_path / "b.icecam", channels_graph(), graphs=one)
+    with (
+        open_engine(bundle) as engine,
+        pytest.raises(EngineError, match=r"member_masks is uint8 \(2, 8, 12\); expected .*\(1, 8"),
+    ):
+        engine.segment(np.zeros((*SIZE, 3), np.uint8))
+
+
+def test_a_graph_that_fails_on_a_frame_is_an_engine_error_not_a_stale_answer(
+    demo: Bundle, tmp_path: Path
+) -> None:
+    bundle = channels(demo, tmp_path / "b.icecam", channels_graph(height=SIZE[0] + 1))
+    with open_engine(bundle) as engine, pytest.raises(EngineError, match="failed on a frame"):
+        engine.segment(np.zeros((*SIZE, 3), np.uint8))
+
+
+def test_a_graph_with_other_outputs_is_refused_when_it_is_opened(
+    demo: Bundle, tmp_path: Path
+) -> None:
+    bundle = channels(demo, tmp_path / "b.icecam", channels_graph(rename="labels"))
+    with pytest.raises(EngineError, match=r"outputs are \('labels', .*expected \('mask', "):
+        open_engine(bundle)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "noise", "text"])
+def test_an_onnx_file_that_is_none_is_an_engine_error(
+    demo: Bundle, tmp_path: Path, damage: str
+) -> None:
+    raw = demo.read("ensemble.onnx")
+    broken = {
+        "cut": raw[: len(raw) // 2],
+        "empty": b"",
+        "noise": np.random.default_rng(1).bytes(5000),
+        "text": b"<html>404</html>",
+    }[damage]
+    bundle = changed(demo, tmp_path / "b.icecam", {"ensemble.onnx": broken})
+    with pytest.raises(EngineError, match=r"ensemble\.onnx: ") as caught:
+        open_engine(bundle)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_graph_lists_those_there_are(demo: Bundle) -> None:
+    with pytest.raises(EngineError, match=r"no graph 'fallback'; expected one of full"):
+        open_engine(demo, graph="fallback")
+    with open_engine(demo, graph="full") as engine:
+        assert engine.graph.name == "full"
+
+
+def test_the_demo_bundle_answers_here_as_it_did_in_training(demo: Bundle) -> None:
+    with open_engine(demo) as engine:
+        verdict = replay_golden(demo, engine)
+    assert verdict.frames == len(demo.manifest.golden) >= 1
+    assert verdict.agreement >= 0.999
+    assert verdict.clear_disagreements == 0
+    assert verdict.passed
+    assert verdict.slowest_s > 0
+
+
+def answer_file(**arrays: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def arrays_of(data: bytes) -> dict[str, NDArray[Any]]:
+    with np.load(io.BytesIO(data)) as found:
+        return dict(found)
+
+
+def test_golden_answers_that_were_swapped_between_frames_fail_certification(
+    demo: Bundle, tmp_path: Path
+) -> None:
+    first, second = (case.answer for case in demo.manifest.golden[:2])
+    swapped = {first: demo.read(second), second: demo.read(first)}
+    bundle = changed(demo, tmp_path / "swapped.icecam", swapped)
+    with open_engine(bundle) as engine:
+        verdict = replay_golden(bundle, engine)
+    assert not verdict.passed
+    assert verdict.agreement < 0.999
+
+
+def test_agreement_and_clear_disagreements_are_counted_over_all_frames_by_hand(
+    demo: Bundle, tmp_path: Path
+) -> None:
+    golden = demo.manifest.golden
+    path = golden[0].answer
+    arrays = arrays_of(demo.read(path))
+    with open_engine(demo) as engine:
+        frame, _ = read_golden(demo, golden[0])
+        arrays["mask"] = engine.segment(frame).answer.mask.copy()
+    margin = np.full(arrays["mask"].shape, 0.5, np.float16)
+    margin[0, :4] = 0.0
+    arrays["mask"][0, :7] = (arrays["mask"][0, :7] + 1) % 3  # 7 wrong: 4 close calls, 3 clear
+    bundle = changed(
+        demo,
+        tmp_path / "b.icecam",
+        {path: answer_file(**{**arrays, "margin": margin})},
+        golden=[golden[0].model_dump()],
+    )
+    with open_engine(bundle) as engine:
+        verdict = replay_golden(bundle, engine)
+    assert verdict.clear_disagreements == 3
+    assert verdict.agreement == pytest.approx(1 - 7 / (224 * 384))
+    assert verdict.agreement > 0.999
+    assert not verdict.passed
+
+
+def test_disagreement_that_is_never_clear_still_fails_when_there_is_too_much_of_it(
+    demo: Bundle, tmp_path: Path
+) -> None:
+    golden = demo.manifest.golden
+    arrays = arrays_of(demo.read(golden[0].answer))
+    arrays["mask"] = (arrays["mask"] + (np.arange(384) == 0)).astype(np.uint8) % 3
+    arrays["margin"] = np.zeros_like(arrays["margin"])
+    bundle = changed(
+        demo,
+        tmp_path / "b.icecam",
+        {golden[0].answer: answer_file(**arrays)},
+        golden=[golden[0].model_dump()],
+    )
+    with open_engine(bundle) as engine:
+        verdict = replay_golden(bundle, engine)
+    assert verdict.clear_disagreements == 0
+    assert verdict.agreement <= 1 - 200 / (224 * 384)
+    assert not verdict.passed
+
+
+def test_a_golden_frame_is_read_as_it_lies_in_the_bundle(demo: Bundle) -> None:
+    for case in demo.manifest.golden:
+        frame, stored = read_golden(demo, case)
+        data = np.frombuffer(demo.read(case.frame), np.uint8)
+        assert np.array_equal(frame, cv2.imdecode(data, cv2.IMREAD_COLOR))  # type: ignore[arg-type]
+        arrays = arrays_of(demo.read(case.answer))
+        assert np.array_equal(stored.answer.mask, arrays["mask"])
+        assert np.array_equal(stored.answer.member_masks, arrays["member_masks"])
+        assert np.array_equal(stored.margin, arrays["margin"])
+
+
+def picture(height: int, width: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height)).save(file, format="PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage", ["frame", "frame size", "zip", "no zip", "array", "pickle", "missing", "shape"]
+)
+def test_a_golden_case_that_cannot_be_read_is_a_bundle_error(
+    demo: Bundle, tmp_path: Path, damage: str
+) -> None:
+    case = demo.manifest.golden[0]
+    raw = demo.read(case.answer)
+    arrays = arrays_of(raw)
+    single = io.BytesIO()
+    np.save(single, arrays["mask"])
+    pickled = io.BytesIO()
+    np.savez(pickled, **{**arrays, "mask": np.array([{"a": 1}], dtype=object)})
+    files = {
+        "frame": {case.frame: b"no picture"},
+        "frame size": {case.frame: picture(224, 383)},
+        "zip": {case.answer: raw[: len(raw) // 2]},
+        "no zip": {case.answer: b"no answer"},
+        "array": {case.answer: single.getvalue()},
+        "pickle": {case.answer: pickled.getvalue()},
+        "missing": {case.answer: answer_file(mask=arrays["mask"])},
+        "shape": {case.answer: answer_file(**{**arrays, "mask": arrays["mask"][:-1]})},
+    }[damage]
+    bundle = changed(demo, tmp_path / "b.icecam", files)
+    with pytest.raises(BundleError, match=r"golden/"):
+        read_golden(bundle, case)
+
+
+def test_errors_of_an_engine_are_icecam_s_own() -> None:
+    assert issubclass(EngineError, IcecamError)
+    assert EngineError.exit_code == 1
+    assert ConfigError.exit_code == 2
+
+
+@pytest.mark.data
+def test_real_frames_are_segmented(demo: Bundle, icecam_data: Path) -> None:
+    path = min((icecam_data / "agulhas_floes" / "images").glob("*.jpg"))
+    with open_engine(demo) as engine:
+        found = engine.segment(decode_image(path.read_bytes(), where=path.name))
+    assert found.answer.mask.shape == (224, 384)

@@ -1,0 +1,378 @@
+"""From runs to a bundle: what it answers is what the networks answered where they were trained."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from edge.contract.bundle import Bundle, open_bundle
+from edge.contract.classes import ClassMap
+from edge.contract.errors import BundleError, CameraError, ConfigError
+from edge.engine import Answer, open_engine
+from edge.engine.certify import GoldenAnswer, replay_golden
+from edge.engine.ort import OrtBackend
+from export.graph import EnsembleGraph
+from export.make import Made, _choose_golden, choose_frames, make
+from export.static_check import findings
+from train.models import Member, build_member
+from train.runs import Run, Training, load_member, write_run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Bytes = NDArray[np.uint8]
+
+SIZE = (96, 160)
+SERIAL = 7
+
+
+def random_member(architecture: str) -> Member:
+    """A network with random parameters whose normalisation does something, as after training."""
+    torch.manual_seed(len(architecture))
+    member = build_member(architecture, classes=3)
+    for module in member.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return member
+
+
+def a_run(folder: Path, architecture: str, class_map: ClassMap, **changes: Any) -> Run:  # noqa: ANN401
+    fields: dict[str, Any] = {
+        "name": architecture,
+        "class_map": class_map,
+        "input_size": SIZE,
+        "training": Training(dataset="none", seed=0, epochs=0),
+        **changes,
+    }
+    return write_run(folder, random_member(architecture), **fields)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On a busy machine torch's threads wait for each other longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, class_map: ClassMap) -> list[Run]:
+    folder = tmp_path_factory.mktemp("runs")
+    return [a_run(folder / name, name, class_map) for name in ("unet", "pspnet")]
+
+
+@pytest.fixture(scope="module")
+def frames(icecam_data: Path) -> list[Bytes]:
+    """Real pictures as OpenCV reads them: ice, and open water in colour."""
+    paths = sorted((icecam_data / "agulhas_floes" / "images").glob("*.jpg"))[:3]
+    paths += sorted((icecam_data / "inland_water" / "images").glob("*.jpg"))[:2]
+    return [cv2.imread(str(path)).astype(np.uint8) for path in paths]
+
+
+@pytest.fixture(scope="module")
+def small(frames: list[Bytes]) -> list[Bytes]:
+    return [
+        cv2.resize(frame, SIZE[::-1], interpolation=cv2.INTER_AREA).astype(np.uint8)
+        for frame in frames
+    ]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bundles") / "test-ice.icecam"
+
+
+@pytest.fixture(scope="module")
+def made(runs: list[Run], frames: list[Bytes], out: Path) -> Made:
+    return make(runs, out, frames=frames, serial=SERIAL)
+
+
+@pytest.fixture(scope="module")
+def bundle(made: Made, out: Path) -> Bundle:
+    assert made.frames > 0
+    return open_bundle(out)
+
+
+@pytest.fixture(scope="module")
+def in_torch(runs: list[Run]) -> EnsembleGraph:
+    """The ensemble of the networks as they are, no layer replaced."""
+    return EnsembleGraph([load_member(run) for run in runs], [1.0, 1.0], [1.0, 1.0]).eval()
+
+
+@pytest.fixture(scope="module")
+def session(bundle: Bundle) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(
+        bundle.read("ensemble.onnx"), providers=["CPUExecutionProvider"]
+    )
+
+
+def probabilities(graph: EnsembleGraph, frame: Bytes) -> NDArray[np.float32]:
+    """The mean over members `(C, H, W)`, from each network's own logits."""
+    pixels = torch.from_numpy(frame).permute(2, 0, 1)[None].float()
+    with torch.inference_mode():
+        each = [torch.softmax(member(pixels), dim=1)[0] for member in graph.members]
+    return torch.stack(each).mean(dim=0).numpy()
+
+
+@pytest.mark.data
+def test_onnx_runtime_and_torch_agree_on_real_frames(
+    session: onnxruntime.InferenceSession, in_torch: EnsembleGraph, small: list[Bytes], made: Made
+) -> None:
+    differing = clear = total = 0
+    classes = set()
+    for frame in small:
+        mask, confidence, members = session.run(None, {"frame": frame[None]})
+        with torch.inference_mode():
+            expected = [one.numpy() for one in in_torch(torch.from_numpy(frame[None]))]
+        best = np.sort(probabilities(in_torch, frame), axis=0)
+        differs = mask[0] != expected[0][0]
+        differing += int(differs.sum())
+        clear += int((differs & (best[-1] - best[-2] > 0.01)).sum())
+        total += differs.size
+        assert np.abs(confidence.astype(int) - expected[1]).max() <= 2
+        assert (members != expected[2]).mean() <= 0.001
+        classes |= set(np.unique(mask).tolist())
+    assert differing / total <= 0.001
+    assert clear == 0
+    assert len(classes) > 1  # else agreement would say little
+    assert made.agreement >= 0.999
+    assert made.frames == len(small)
+
+
+@pytest.mark.data
+def test_the_graph_takes_and_gives_bytes_of_static_shapes_under_the_agreed_names(
+    session: onnxruntime.InferenceSession,
+) -> None:
+    (taken,) = session.get_inputs()
+    assert (taken.name, taken.type, taken.shape) == ("frame", "tensor(uint8)", [1, *SIZE, 3])
+    given = [(one.name, one.type, one.shape) for one in session.get_outputs()]
+    assert given == [
+        ("mask", "tensor(uint8)", [1, *SIZE]),
+        ("confidence", "tensor(uint8)", [1, *SIZE]),
+        ("member_masks", "tensor(uint8)", [2, *SIZE]),
+    ]
+
+
+@pytest.mark.data
+def test_the_exported_graph_passes_the_static_check_and_onnx_s_own(bundle: Bundle) -> None:
+    model = onnx.load_from_string(bundle.read("ensemble.onnx"))
+    onnx.checker.check_model(model, full_check=True)
+    assert findings(model) == []
+    assert [opset.domain for opset in model.opset_import] == [""]
+
+
+@pytest.mark.data
+def test_the_manifest_says_what_is_in_the_bundle(
+    bundle: Bundle, runs: list[Run], class_map: ClassMap
+) -> None:
+    manifest = bundle.manifest
+    assert (manifest.id, manifest.serial) == ("test-ice", SERIAL)
+    assert manifest.class_map == class_map
+    assert (manifest.input.height, manifest.input.width) == SIZE
+    assert [(graph.name, graph.file, graph.precision) for graph in manifest.graphs] == [
+        ("full", "ensemble.onnx", "float32")
+    ]
+    assert manifest.graphs[0].members == ("unet", "pspnet")
+    assert manifest.weights(manifest.graphs[0]) == (0.5, 0.5)
+    for run, member in zip(runs, manifest.members, strict=True):
+        assert (member.name, member.architecture) == (run.name, run.architecture)
+        assert member.parameters == sum(p.numel() for p in load_member(run).parameters())
+        assert member.training["dataset"] == "none"
+    assert manifest.metrics is None
+
+
+@pytest.mark.data
+def test_golden_frames_are_real_frames_after_resize_and_their_answers_are_torch_s(
+    bundle: Bundle, small: list[Bytes], in_torch: EnsembleGraph
+) -> None:
+    found = set()
+    for case in bundle.manifest.golden:
+        frame = cv2.imdecode(np.frombuffer(bundle.read(case.frame), np.uint8), cv2.IMREAD_COLOR)
+        assert frame is not None
+        matches = [i for i, one in enumerate(small) if np.array_equal(one, frame)]
+        assert len(matches) == 1
+        found |= set(matches)
+        mean = probabilities(in_torch, frame.astype(np.uint8))
+        best = np.sort(mean, axis=0)
+        with np.load(io.BytesIO(bundle.read(case.answer))) as stored:
+            clear = best[-1] - best[-2] > 1e-4
+            assert np.array_equal(stored["mask"][clear], mean.argmax(axis=0)[clear])
+            assert np.abs(stored["confidence"] - 255 * best[-1]).max() <= 0.55
+            assert np.abs(stored["margin"] - (best[-1] - best[-2])).max() <= 1e-3
+            assert stored["member_masks"].shape == (2, *SIZE)
+    assert len(found) == len(bundle.manifest.golden) == 4
+
+
+@pytest.mark.data
+def test_the_bundle_that_was_made_certifies_here(bundle: Bundle) -> None:
+    with open_engine(bundle) as engine:
+        verdict = replay_golden(bundle, engine)
+    assert verdict.passed
+    assert verdict.frames == 4
+
+
+@pytest.mark.data
+def test_what_no_golden_frame_shows_is_told(made: Made, bundle: Bundle) -> None:
+    shown: set[int] = set()
+    for case in bundle.manifest.golden:
+        with np.load(io.BytesIO(bundle.read(case.answer))) as stored:
+            shown |= set(np.unique(stored["mask"]).tolist())
+    assert made.unseen == tuple(
+        name for index, name in enumerate(("other", "water", "ice")) if index not in shown
+    )
+
+
+def golden(mask: Bytes) -> GoldenAnswer:
+    answer = Answer(mask=mask, confidence=mask, member_masks=mask[None])
+    return GoldenAnswer(answer=answer, margin=np.ones(mask.shape, np.float16))
+
+
+def test_golden_frames_are_chosen_so_that_every_class_is_somewhere() -> None:
+    masks = [np.full((20, 20), index % 2, np.uint8) for index in range(12)]
+    masks[7][3, 4:9] = 2  # five pixels in one frame of twelve
+    chosen = _choose_golden([golden(mask) for mask in masks], 3)
+    assert len(chosen) == len(set(chosen)) == 4
+    assert 7 in chosen
+    assert {0, 1, 2} <= {int(v) for index in chosen for v in np.unique(masks[index])}
+
+
+def test_fewer_frames_than_golden_ones_are_all_taken() -> None:
+    assert _choose_golden([golden(np.zeros((4, 4), np.uint8))], 3) == [0]
+
+
+def noise() -> list[Bytes]:
+    return list(np.random.default_rng(1).integers(0, 256, (2, 96, 160, 3), np.uint8))
+
+
+def other_classes(class_map: ClassMap, change: str) -> ClassMap:
+    surfaces = [one.model_dump() for one in class_map.root]
+    if change == "name":
+        surfaces[2]["name"] = "floe"
+    elif change == "role":
+        surfaces[0]["role"] = "water"
+    else:
+        surfaces[1]["name"], surfaces[2]["name"] = surfaces[2]["name"], surfaces[1]["name"]
+    return ClassMap.model_validate(surfaces)
+
+
+@pytest.mark.parametrize("change", ["name", "role", "order"])
+def test_runs_whose_classes_differ_are_refused_and_nothing_is_written(
+    tmp_path: Path, runs: list[Run], class_map: ClassMap, change: str
+) -> None:
+    other = a_run(tmp_path / "run", "unet", other_classes(class_map, change), name="other")
+    out = tmp_path / "out.icecam"
+    with pytest.raises(ConfigError, match=r"class maps differ: run 'unet' has .* run 'other' has"):
+        make([runs[0], other], out, frames=noise())
+    assert not out.exists()
+
+
+def test_colours_and_labels_that_differ_are_no_obstacle_to_going_on(
+    tmp_path: Path, runs: list[Run], class_map: ClassMap
+) -> None:
+    surfaces = [{**one.model_dump(), "colour": (1, 2, 3)} for one in class_map.root]
+    painted = a_run(tmp_path / "a", "unet", ClassMap.model_validate(surfaces), name="painted")
+    wider = a_run(tmp_path / "b", "unet", class_map, name="wider", input_size=(96, 192))
+    # Past the classes: it is the third run's size that is refused.
+    with pytest.raises(
+        ConfigError, match=r"input sizes differ: .*\(96, 160\), run 'wider' \(96, 1"
+    ):
+        make([runs[0], painted, wider], tmp_path / "out.icecam", frames=noise())
+    assert not (tmp_path / "out.icecam").exists()
+
+
+@pytest.mark.data
+def test_a_graph_that_answers_otherwise_than_torch_is_not_written(
+    bundle: Bundle,
+    runs: list[Run],
+    frames: list[Bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    raw = bundle.read("ensemble.onnx")
+    run = OrtBackend.run
+
+    def disagreeing(self: OrtBackend, frame: Bytes) -> Answer:
+        answer = run(self, frame)
+        mask = answer.mask.copy()
+        surest = answer.confidence.argmax()  # one clear pixel is too much
+        mask.flat[surest] = (mask.flat[surest] + 1) % 3
+        return Answer(mask=mask, confidence=answer.confidence, member_masks=answer.member_masks)
+
+    monkeypatch.setattr("export.make._to_onnx", lambda *_: raw)
+    monkeypatch.setattr(OrtBackend, "run", disagreeing)
+    out = tmp_path / "out.icecam"
+    with pytest.raises(BundleError, match=r"; 2 differ though the .*Nothing was written"):
+        make(runs, out, frames=frames[:2])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_runs_of_one_name_are_refused_and_nothing_is_written(
+    runs: list[Run], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="two runs are named 'unet'"):
+        make([*runs, runs[0]], tmp_path / "out.icecam", frames=noise())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_come_evenly_from_a_folder_of_pictures(tmp_path: Path) -> None:
+    for number in range(47):
+        shade = np.full((4, 6, 3), number * 5, np.uint8)
+        assert cv2.imwrite(str(tmp_path / f"{number:03}.png"), shade)
+    (tmp_path / "notes.txt").write_text("no picture", encoding="utf-8")
+    chosen = [int(frame[0, 0, 0]) // 5 for frame in choose_frames(None, tmp_path)]
+    assert chosen == list(range(0, 48, 2))  # 24 of 47: every second, first and last among them
+
+
+def test_without_pictures_to_check_with_nothing_is_begun(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="either --data or --frames"):
+        choose_frames(None, None)
+    with pytest.raises(ConfigError, match="no pictures"):
+        choose_frames(None, tmp_path)
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    with pytest.raises(CameraError, match=r"a\.jpg"):
+        choose_frames(None, tmp_path)
+
+
+def test_the_command_line_names_what_does_not_fit_and_leaves_with_status_2(
+    tmp_path: Path, runs: list[Run], class_map: ClassMap
+) -> None:
+    other = a_run(tmp_path / "run", "unet", other_classes(class_map, "name"), name="other")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    assert cv2.imwrite(str(pictures / "a.png"), noise()[0])
+    command = [sys.executable, "-m", "export", "make", str(runs[0].folder), str(other.folder)]
+    command += ["--frames", str(pictures), "--out", str(tmp_path / "out.icecam")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 2
+    assert "error: class maps differ: run 'unet' has" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "out.icecam").exists()
+
+
+def test_a_run_whose_parameters_were_changed_is_refused(tmp_path: Path, runs: list[Run]) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(runs[0].folder, copy)
+    model = copy / "model.safetensors"
+    raw = bytearray(model.read_bytes())
+    raw[-1] ^= 1
+    model.write_bytes(raw)
+    changed = Run(folder=copy, file=runs[0].file)
+    with pytest.raises(ConfigError, match="sha256"):
+        make([changed], tmp_path / "out.icecam", frames=noise())
+    assert not (tmp_path / "out.icecam").exists()

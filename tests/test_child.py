@@ -1,0 +1,310 @@
+"""A part in a process of its own: whatever it does, the parent goes on and knows why."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge.child import Child
+from edge.contract.errors import BundleError, CameraError, EngineError
+
+TINY = '''
+"""A child that does what it is told, for better or worse."""
+import os, sys, threading, time
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from edge.child import serve
+from edge.contract.errors import BundleError, CameraError
+
+class Unsendable:
+    def __reduce__(self):
+        raise TypeError("this cannot be sent")
+
+def answer(request):
+    order, *rest = request
+    if order == "echo":
+        return rest[0]
+    if order == "hang":
+        time.sleep(600)
+    if order == "fail":
+        return {}["a key that is not there"]
+    if order == "refuse":
+        raise CameraError("the lens is iced over", fault="blocked", cursor="a 1.jpg",
+                          captured_at=datetime(2026, 1, 2, tzinfo=timezone.utc),
+                          expected="glass", then="Wait for spring.")
+    if order == "signal":
+        os.kill(os.getpid(), rest[0])
+        time.sleep(600)
+    if order == "exit":
+        os._exit(rest[0])
+    if order == "unsendable":
+        return Unsendable()
+    if order == "print":
+        print("a stray print", flush=True)
+        return None
+
+@contextmanager
+def start(setup):
+    if setup == "refuse":
+        raise BundleError("no bundle", expected="one")
+    answer([setup] if isinstance(setup, str) else setup or ["nothing"])
+    yield answer
+
+if __name__ == "__main__":
+    serve(start)
+'''
+
+DEAF = "import time\ntime.sleep(600)\n"
+
+
+@pytest.fixture(autouse=True)
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of tiny modules that children can be started from."""
+    (tmp_path / "tiny_child.py").write_text(TINY, encoding="utf-8")
+    (tmp_path / "deaf_child.py").write_text(DEAF, encoding="utf-8")
+    (tmp_path / "broken_child.py").write_text("import nothing_of_this_name", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
+
+
+def tiny(setup: object = None, *, start_deadline_s: float = 30.0) -> Child:
+    return Child("tiny_child", setup, error=EngineError, start_deadline_s=start_deadline_s)
+
+
+def state(pid: int) -> str:
+    """R, S, D, Z … as in proc(5), or nothing where there is no such process."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    return ""
+
+
+def zombies() -> int:
+    """How many children of this process ended and were not waited for."""
+    count = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            found, parent = stat.read_text(encoding="utf-8").rpartition(")")[2].split()[:2]
+            count += found == "Z" and int(parent) == os.getpid()
+    return count
+
+
+def descriptors() -> list[str]:
+    """What this process holds open, by number and target."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the one that lists them
+            found.append(f"{descriptor.name} {descriptor.readlink()}")
+    return sorted(found)
+
+
+def test_requests_are_answered_in_order_and_large_ones_come_back_whole() -> None:
+    large = np.random.default_rng(2).integers(0, 256, 20_000_000, np.uint8)
+    with tiny() as child:
+        assert child.alive
+        assert child.ask(["echo", 1], deadline_s=30) == 1
+        assert np.array_equal(child.ask(["echo", large], deadline_s=30), large)
+        assert child.ask(["echo", "é"], deadline_s=30) == "é"
+        pid = child.pid
+    assert not child.alive
+    assert state(pid) == ""
+
+
+def test_a_child_that_hangs_is_killed_at_the_deadline() -> None:
+    with tiny() as child:
+        began = time.monotonic()
+        with pytest.raises(EngineError, match=r"tiny_child gave no answer within 0\.5 s and was"):
+            child.ask(["hang"], deadline_s=0.5)
+        assert 0.5 <= time.monotonic() - began < 3
+        assert not child.alive
+        assert state(child.pid) == ""
+
+
+def test_a_child_that_hangs_while_it_starts_is_killed_at_the_deadline() -> None:
+    began = time.monotonic()
+    with pytest.raises(EngineError, match=r"within 1 s and was killed"):
+        tiny("hang", start_deadline_s=1)
+    assert time.monotonic() - began < 4
+    assert zombies() == 0
+
+
+def test_a_child_that_never_listens_is_killed_even_where_the_request_fills_the_pipe() -> None:
+    began = time.monotonic()
+    with pytest.raises(EngineError, match=r"deaf_child gave no answer within 1 s"):
+        Child("deaf_child", bytes(50_000_000), error=EngineError, start_deadline_s=1)
+    assert time.monotonic() - began < 4
+    assert zombies() == 0
+
+
+def test_a_stopped_child_is_killed_all_the_same() -> None:
+    with tiny() as child:
+        with pytest.raises(EngineError, match="within 1 s and was killed"):
+            child.ask(["signal", signal.SIGSTOP], deadline_s=1)
+        assert state(child.pid) == ""
+
+
+def test_a_crash_gives_the_traceback_s_text_and_ends_the_child() -> None:
+    with tiny() as child:
+        with pytest.raises(EngineError, match="tiny_child crashed") as caught:
+            child.ask(["fail"], deadline_s=30)
+        assert "KeyError: 'a key that is not there'" in str(caught.value)
+        assert "tiny_child.py" in str(caught.value)
+        assert not child.alive
+
+
+def test_a_crash_while_it_starts_gives_the_traceback_s_text() -> None:
+    with pytest.raises(EngineError, match="KeyError: 'a key that is not there'"):
+        tiny("fail")
+    assert zombies() == 0
+
+
+def test_an_answer_that_cannot_be_sent_is_a_crash_not_silence() -> None:
+    with tiny() as child, pytest.raises(EngineError, match="this cannot be sent"):
+        child.ask(["unsendable"], deadline_s=30)
+
+
+def test_a_module_that_does_not_import_ends_the_start_with_its_status() -> None:
+    for module in ("broken_child", "no_module_of_this_name"):
+        with pytest.raises(EngineError, match=f"{module} ended with status 1"):
+            Child(module, None, error=EngineError, start_deadline_s=30)
+    assert zombies() == 0
+
+
+def test_a_process_that_cannot_be_started_is_the_caller_s_error_and_leaves_nothing_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = descriptors()
+    monkeypatch.setattr(sys, "executable", "/no/python/here")
+    with pytest.raises(EngineError, match=r"tiny_child could not be started \(No such file"):
+        tiny()
+    assert descriptors() == before
+
+
+def test_the_child_s_own_error_comes_through_unchanged_and_the_child_lives_on() -> None:
+    with tiny() as child:
+        with pytest.raises(CameraError) as caught:
+            child.ask(["refuse"], deadline_s=30)
+        problem = caught.value
+        assert type(problem) is CameraError
+        assert str(problem) == "the lens is iced over; expected glass. Wait for spring."
+        assert (problem.found, problem.expected) == ("the lens is iced over", "glass")
+        assert problem.then == "Wait for spring."
+        assert (problem.fault, problem.cursor) == ("blocked", "a 1.jpg")
+        assert problem.captured_at == datetime(2026, 1, 2, tzinfo=timezone.utc)
+        assert child.alive
+        assert child.ask(["echo", 5], deadline_s=30) == 5
+
+
+def test_the_child_s_own_error_at_the_start_comes_through_and_leaves_nothing() -> None:
+    before = descriptors()
+    with pytest.raises(BundleError, match="no bundle; expected one") as caught:
+        tiny("refuse")
+    # While the error is still held: its traceback must not be what keeps a process or a socket.
+    assert zombies() == 0
+    assert descriptors() == before
+    assert caught.value.expected == "one"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+def test_a_child_ended_by_a_signal_is_said_to_be_by_its_name(number: signal.Signals) -> None:
+    with tiny() as child:
+        with pytest.raises(EngineError, match=f"tiny_child was ended by {number.name}"):
+            child.ask(["signal", number], deadline_s=30)
+        assert not child.alive
+
+
+def test_a_child_that_exits_is_said_to_with_its_status() -> None:
+    with tiny() as child, pytest.raises(EngineError, match="tiny_child ended with status 3"):
+        child.ask(["exit", 3], deadline_s=30)
+
+
+def test_asking_a_dead_child_is_the_same_error_at_once() -> None:
+    with tiny() as child:
+        os.kill(child.pid, signal.SIGKILL)
+        for _ in range(2):
+            began = time.monotonic()
+            with pytest.raises(EngineError, match="SIGKILL"):
+                child.ask(["echo", 1], deadline_s=30)
+            assert time.monotonic() - began < 3
+
+
+def test_what_the_child_prints_does_not_disturb_its_answers() -> None:
+    with tiny() as child:
+        assert child.ask(["print"], deadline_s=30) is None
+        assert child.ask(["echo", 2], deadline_s=30) == 2
+
+
+def test_closing_twice_and_closing_a_dead_child_do_no_harm() -> None:
+    child = tiny()
+    os.kill(child.pid, signal.SIGKILL)
+    child.close()
+    child.close()
+    assert state(child.pid) == ""
+
+
+def test_an_answer_in_time_stops_the_clock() -> None:
+    with tiny() as child:
+        assert child.ask(["echo", 1], deadline_s=1) == 1
+        time.sleep(1.2)
+        assert child.ask(["echo", 2], deadline_s=30) == 2
+
+
+def test_fifty_children_leave_no_zombie_no_descriptor_and_no_thread() -> None:
+    def round_of(number: int) -> None:
+        with tiny() as child:
+            orders: list[list[Any]] = [["echo", 1], ["fail"], ["exit", 1], ["refuse"]]
+            with contextlib.suppress(EngineError, CameraError):
+                child.ask(orders[number % 4], deadline_s=30)
+
+    round_of(0)
+    before, threads = descriptors(), threading.active_count()
+    for number in range(50):
+        round_of(number)
+    assert descriptors() == before
+    assert threading.active_count() == threads
+    assert zombies() == 0
+
+
+PARENT = """
+import time
+from edge.child import Child
+from edge.contract.errors import EngineError
+child = Child("tiny_child", None, error=EngineError, start_deadline_s=30)
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_a_child_dies_with_its_parent_whatever_kills_the_parent(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert state(pid) in {"S", "R", "D"}
+        parent.send_signal(number)
+    until = time.monotonic() + 5
+    while state(pid) not in {"", "Z"} and time.monotonic() < until:
+        time.sleep(0.02)
+    assert state(pid) in {"", "Z"}  # Z: nobody in this container reaps orphans
+
+
+def test_the_child_inherits_no_descriptor_but_its_own_end() -> None:
+    with tiny() as child, tiny() as other:
+        names = [
+            descriptor.readlink()
+            for pid in (child.pid, other.pid)
+            for descriptor in Path(f"/proc/{pid}/fd").iterdir()
+        ]
+        sockets = [name for name in names if str(name).startswith("socket:")]
+    assert len(sockets) == 2
+    assert len(set(sockets)) == 2

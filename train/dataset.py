@@ -1,0 +1,387 @@
+"""Datasets: a ``dataset.toml`` beside images and masks; split by group, never by frame."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from edge.contract.boundary import parse, read_toml
+from edge.contract.bundle import Name
+from edge.contract.classes import NOT_VALID, Byte, ClassMap, Language, Role
+from edge.contract.errors import CameraError, ConfigError
+from edge.contract.frames import decode_image
+from edge.contract.masks import decode_png
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from edge.contract.frames import Pixels
+    from edge.contract.masks import Mask
+
+    Progress = Callable[[int, int], None]
+    """Called with (done, total)."""
+
+DATASET = "dataset.toml"
+DATASET_SCHEMA = "icecam.dataset/1"
+DATA_FOLDER = "ICECAM_DATA"
+
+Split = Literal["train", "validation", "test"]
+FITTING: tuple[Split, ...] = ("train", "validation")
+_MOST_SHOWN = 100
+
+
+def _inside(path: str) -> str:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or not pure.parts:
+        message = "expected a relative path that stays inside the folder"
+        raise ValueError(message)
+    return path
+
+
+def _one_mask_each(path: str) -> str:
+    if "{stem}" not in path:
+        message = "expected {stem} in it, which stands for the image's name without its ending"
+        raise ValueError(message)
+    return path
+
+
+def _with_a_group(pattern: str) -> str:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as problem:
+        message = f"expected a regular expression ({problem})"
+        raise ValueError(message) from None
+    if not groups:
+        message = "expected a regular expression with a (group)"
+        raise ValueError(message)
+    return pattern
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _DatasetClass(_Part):
+    """A class of the class map, and the mask values that stand for it."""
+
+    name: str
+    role: Role
+    colour: tuple[Byte, Byte, Byte]
+    labels: dict[Language, str] = {}
+    values: Annotated[tuple[Byte, ...], Field(min_length=1)]
+
+
+class _Split(_Part):
+    """Groups held back; all others are for training."""
+
+    validation: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+
+
+class _DatasetFile(_Part):
+    """What a ``dataset.toml`` says."""
+
+    schema_id: Literal["icecam.dataset/1"] = Field(alias="schema")
+    name: Name
+    root: Annotated[str, AfterValidator(_inside)] | None = None
+    images: Annotated[str, AfterValidator(_inside)]
+    masks: Annotated[str, AfterValidator(_inside), AfterValidator(_one_mask_each)]
+    ignore: Byte = NOT_VALID
+    group: Annotated[str, AfterValidator(_with_a_group)]
+    classes: Annotated[tuple[_DatasetClass, ...], Field(min_length=2)]
+    split: _Split
+
+    @model_validator(mode="after")
+    def _each_value_once(self) -> _DatasetFile:
+        values = Counter([v for c in self.classes for v in c.values] + [self.ignore])
+        repeated = sorted(value for value, times in values.items() if times > 1)
+        if repeated:
+            message = f"expected each mask value in one class or ignore, repeated {repeated}"
+            raise ValueError(message)
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """One image and its mask. ``group`` and ``split`` are None where the stem has no group."""
+
+    stem: str
+    image: Path
+    mask: Path
+    group: str | None
+    split: Split | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """frame: uint8 ``(height, width, 3)`` BGR; mask: uint8 ``(height, width)`` class indices."""
+
+    frame: Pixels
+    mask: Mask
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Dataset:
+    """What lies on disk, found but not yet decoded.
+
+    lookup: uint8 ``(256,)``, mask value on disk → class index or 255;
+    known: bool ``(256,)``, the values that may occur on disk.
+    """
+
+    name: str
+    source: Path
+    root: Path
+    class_map: ClassMap
+    items: tuple[Item, ...]
+    held_back: dict[str, Split]
+    lookup: npt.NDArray[np.uint8]
+    known: npt.NDArray[np.bool_]
+
+    def of(self, split: Split | Literal["all"]) -> tuple[Item, ...]:
+        """Return the items of a split, in the order of their names."""
+        return tuple(i for i in self.items if i.split and split in ("all", i.split))
+
+
+def read_dataset(path: Path) -> Dataset:
+    """Read a ``dataset.toml``, or the one in a folder, and list its images.
+
+    Raises ConfigError where the file is wrong or no image is found. Images and masks are not
+    opened: that is ``check``.
+    """
+    source = path / DATASET if path.is_dir() else path
+    raw = read_toml(source, what=f"a dataset: a folder with {DATASET}, or such a file")
+    said = parse(_DatasetFile, raw, where=str(source))
+    surfaces = [
+        {"index": index, **surface.model_dump(exclude={"values"})}
+        for index, surface in enumerate(said.classes)
+    ]
+    root = _root(source, said.root)
+    known = np.zeros(256, np.bool_)
+    lookup = np.full(256, NOT_VALID, np.uint8)
+    known[said.ignore] = True
+    for index, surface in enumerate(said.classes):
+        known[list(surface.values)] = True
+        lookup[list(surface.values)] = index
+    held_back: dict[str, Split] = dict.fromkeys(said.split.validation, "validation")
+    held_back |= dict.fromkeys(said.split.test, "test")
+    _refuse_both(source, said.split)
+    return Dataset(
+        name=said.name,
+        source=source,
+        root=root,
+        class_map=parse(ClassMap, surfaces, where=f"{source}: classes"),
+        items=tuple(_items(source, root, said, held_back)),
+        held_back=held_back,
+        lookup=lookup,
+        known=known,
+    )
+
+
+def read_sample(dataset: Dataset, item: Item) -> Sample:
+    """Decode an image (native size) and its mask, mapped to class indices, 255 = not valid.
+
+    Raises ConfigError where either is missing or damaged, the sizes differ or the mask holds a
+    value that no class names.
+    """
+    frame, values = _read_frame(dataset, item), _read_values(dataset, item)
+    for defect in _disagreements(dataset, item, frame, values):
+        raise ConfigError(defect)
+    return Sample(frame=frame, mask=dataset.lookup[values])
+
+
+def check_layout(dataset: Dataset, *, needed: Sequence[Split] = FITTING) -> None:
+    """Refuse a dataset whose names and groups are wrong, without opening a picture."""
+    _refuse(dataset, list(_layout_defects(dataset, needed)))
+
+
+def check(
+    dataset: Dataset,
+    *,
+    needed: Sequence[Split] = FITTING,
+    fits: Callable[[Pixels], object] | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Open everything and raise one ConfigError that lists all that is wrong.
+
+    needed: the splits that may not be empty. Where "train" is among them, every class must occur
+    in a training mask. fits: called with every frame; the ConfigError it raises is a defect too.
+    """
+    defects = list(_layout_defects(dataset, needed))
+    seen = np.zeros(256, np.bool_)
+    with ThreadPoolExecutor() as pool:
+        looks = pool.map(lambda item: _look_at(dataset, item, fits), dataset.items)
+        for done, (item, look) in enumerate(zip(dataset.items, looks, strict=True), 1):
+            defects += look.defects
+            if item.split == "train":
+                seen |= look.values_seen
+            if progress:
+                progress(done, len(dataset.items))
+    if "train" in needed and dataset.of("train"):
+        defects += _unseen_classes(dataset, seen)
+    _refuse(dataset, defects)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Look:
+    """What one image and its mask showed. values_seen: bool ``(256,)``."""
+
+    defects: tuple[str, ...]
+    values_seen: npt.NDArray[np.bool_]
+
+
+def _look_at(dataset: Dataset, item: Item, fits: Callable[[Pixels], object] | None) -> _Look:
+    defects: list[str] = []
+    frame = values = None
+    try:
+        frame = _read_frame(dataset, item)
+    except ConfigError as problem:
+        defects.append(str(problem))
+    if frame is not None and fits:
+        defects += _unfitting(dataset, item, frame, fits)
+    try:
+        values = _read_values(dataset, item)
+    except ConfigError as problem:
+        defects.append(str(problem))
+    seen = np.zeros(256, np.bool_)
+    if values is not None:
+        seen = np.bincount(values.ravel(), minlength=256) > 0
+        defects += _disagreements(dataset, item, frame, values)
+    return _Look(defects=tuple(defects), values_seen=seen)
+
+
+def _read_frame(dataset: Dataset, item: Item) -> Pixels:
+    where = str(item.image.relative_to(dataset.root))
+    try:
+        return decode_image(item.image.read_bytes(), where=where)
+    except OSError as problem:
+        raise ConfigError(f"{where}: cannot be read ({problem.strerror})") from None
+    except CameraError as problem:
+        raise ConfigError(problem.found, expected=problem.expected) from None
+
+
+def _read_values(dataset: Dataset, item: Item) -> Mask:
+    where = str(item.mask.relative_to(dataset.root))
+    try:
+        return decode_png(item.mask.read_bytes(), where=where, error=ConfigError)
+    except FileNotFoundError:
+        image = item.image.relative_to(dataset.root)
+        raise ConfigError(f"{image}: has no mask", expected=f"it at {where}") from None
+    except OSError as problem:
+        raise ConfigError(f"{where}: cannot be read ({problem.strerror})") from None
+
+
+def _disagreements(
+    dataset: Dataset, item: Item, frame: Pixels | None, values: Mask
+) -> Iterator[str]:
+    where = item.mask.relative_to(dataset.root)
+    if frame is not None and frame.shape[:2] != values.shape:
+        found, expected = (f"{h}x{w}" for h, w in (values.shape, frame.shape[:2]))
+        yield f"{where}: is {found} (height x width); expected its image's {expected}"
+    seen = np.bincount(values.ravel(), minlength=256) > 0
+    strays = [int(value) for value in np.flatnonzero(seen & ~dataset.known)]
+    if strays:
+        allowed = [int(value) for value in np.flatnonzero(dataset.known)]
+        yield f"{where}: holds the values {strays}; expected only {allowed}"
+
+
+def _unfitting(
+    dataset: Dataset, item: Item, frame: Pixels, fits: Callable[[Pixels], object]
+) -> Iterator[str]:
+    try:
+        fits(frame)
+    except ConfigError as problem:
+        yield f"{item.image.relative_to(dataset.root)}: {problem}"
+
+
+def _layout_defects(dataset: Dataset, needed: Sequence[Split]) -> Iterator[str]:
+    for item in dataset.items:
+        if item.split is None:
+            image = item.image.relative_to(dataset.root)
+            yield f"{image}: its name does not match the group pattern"
+    stems = Counter(item.stem for item in dataset.items)
+    for stem in sorted(stem for stem, times in stems.items() if times > 1):
+        yield f"{stem}: {stems[stem]} images share this name, and so one mask"
+    groups = {item.group for item in dataset.items if item.group is not None}
+    for group, split in dataset.held_back.items():
+        if group not in groups:
+            yield f"split.{split}: no image is of group {group!r}; found {_listed(groups)}"
+    for split in needed:
+        if not dataset.of(split):
+            yield f"split: no image is left for {split}; the groups are {_listed(groups)}"
+
+
+def _unseen_classes(dataset: Dataset, seen: npt.NDArray[np.bool_]) -> Iterator[str]:
+    taught = set(dataset.lookup[seen & dataset.known].tolist())
+    for surface in dataset.class_map.root:
+        if surface.index not in taught:
+            yield f"classes[{surface.index}]: no training mask holds {surface.name!r}"
+
+
+def _refuse(dataset: Dataset, defects: Sequence[str]) -> None:
+    if not defects:
+        return
+    listed = list(defects[:_MOST_SHOWN])
+    if len(defects) > _MOST_SHOWN:
+        listed.append(f"… and {len(defects) - _MOST_SHOWN} more")
+    count = f"{len(defects)} defect{'s' if len(defects) > 1 else ''}"
+    raise ConfigError(f"{dataset.source}: {count}\n  " + "\n  ".join(listed))
+
+
+def _refuse_both(source: Path, split: _Split) -> None:
+    both = sorted(set(split.validation) & set(split.test))
+    if both:
+        raise ConfigError(
+            f"{source}: split: {_listed(both)} both in validation and in test",
+            expected="each group in one of them",
+        )
+
+
+def _items(
+    source: Path, root: Path, said: _DatasetFile, held_back: dict[str, Split]
+) -> Iterator[Item]:
+    images = sorted(path for path in root.glob(said.images) if path.is_file())
+    if not images:
+        raise ConfigError(f"{source}: images: nothing matches {said.images!r} in {root}")
+    for image in images:
+        found = re.search(said.group, image.stem)
+        group = found.group(1) if found else None
+        yield Item(
+            stem=image.stem,
+            image=image,
+            mask=root / said.masks.replace("{stem}", image.stem),
+            group=group,
+            split=None if group is None else held_back.get(group, "train"),
+        )
+
+
+def _root(source: Path, root: str | None) -> Path:
+    if root is None:
+        return source.parent
+    places = [source.parent, _data_folder()]
+    for place in places:
+        if (place / root).is_dir():
+            return place / root
+    tried = " or ".join(str(place) for place in places)
+    raise ConfigError(
+        f"{source}: root: no folder {root!r} in {tried}",
+        then=f"Set {DATA_FOLDER} to the folder that holds it.",
+    )
+
+
+def _data_folder() -> Path:
+    beside_the_checkout = Path(__file__).parents[2] / "shared" / "data"
+    return Path(os.environ.get(DATA_FOLDER) or beside_the_checkout)
+
+
+def _listed(groups: set[str] | Sequence[str]) -> str:
+    return ", ".join(sorted(groups)) or "none"
