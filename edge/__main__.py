@@ -117,12 +117,13 @@ def watch(
     """Show what stations publish: a live table in a terminal, a line per message in a pipe."""
     from edge.commands.watch import watch as command
     from edge.config import broker_address
+    from edge.contract.boundary import shown
     from edge.contract.errors import ConfigError
 
     try:
         address = broker_address(broker)
     except ValueError as problem:
-        raise ConfigError(f"broker {broker!r}: {problem}") from None
+        raise ConfigError(f"broker {shown(broker)}: {problem}") from None
     command(address, station=station, count=count)
 
 
@@ -132,7 +133,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to leave the results.")] = Path(
         "build/demo"
     ),
-    cycles: Annotated[int, typer.Option(min=1, help="How many pictures to observe.")] = 4,
+    cycles: Annotated[int, typer.Option(min=1, help="How many pictures to observe.")] = 5,
 ) -> None:
     """See the whole path on this machine: station → broker → subscriber, in half a minute.
 

@@ -54,8 +54,7 @@ class Station:
         try:
             frame = capture(camera, self._outbox.cursor(camera.id))
         except CameraError as fault:
-            source: TimeSource = "clock" if fault.captured_at is None else "mtime"
-            origin = self._origin(camera, fault.captured_at or began, source)
+            origin = self._origin(camera, fault.captured_at or began, fault.time_source)
             return fault.cursor, self._not_seen(origin, fault.fault, fault)
         origin = self._origin(camera, frame.captured_at, frame.time_source)
         try:

@@ -73,6 +73,8 @@ def make(  # noqa: PLR0913 - each is named at the call
     is written then.
     """
     _require_alike(runs)
+    if not frames:
+        raise ConfigError("no frames to check with", expected="at least one picture")
     size = runs[0].input_size
     small = [resize(frame, size, max_anisotropy=np.inf) for frame in frames]
     say(f"building one graph of {len(runs)} members at {size[0]}x{size[1]}")

@@ -276,20 +276,27 @@ def test_fifty_children_leave_no_zombie_no_descriptor_and_no_thread() -> None:
 
 
 PARENT = """
-import time
+import sys, time
 from edge.child import Child
 from edge.contract.errors import EngineError
 child = Child("tiny_child", None, error=EngineError, start_deadline_s=30)
 print(child.pid, flush=True)
+if sys.argv[1] == "busy":
+    child.ask(["hang"], deadline_s=600)
 time.sleep(600)
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
-def test_a_child_dies_with_its_parent_whatever_kills_the_parent(number: signal.Signals) -> None:
-    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
+@pytest.mark.parametrize("work", ["busy", "idle"])
+def test_a_child_dies_with_its_parent_whatever_kills_the_parent(
+    number: signal.Signals, work: str
+) -> None:
+    command = [sys.executable, "-c", PARENT, work]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
+        time.sleep(0.3)  # until the child has taken up its work
         assert state(pid) in {"S", "R", "D"}
         parent.send_signal(number)
     until = time.monotonic() + 5

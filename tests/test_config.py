@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from edge.config import broker_address, duration_s, read_config
 from edge.contract.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FULL = """
 [station]
@@ -228,6 +227,15 @@ def test_a_password_in_a_misspelt_place_is_not_repeated_either(tmp_path: Path) -
     said = mistakes(tmp_path, 'broker = "mqtt://u:s3cret@broker.example"\n' + SMALL)
     assert "broker: expected " in said
     assert "s3cret" not in said
+
+
+def test_a_password_on_the_command_line_is_refused_and_never_repeated() -> None:
+    program = Path(sys.executable).with_name("icecam")
+    command = [str(program), "watch", "mqtt://harbour:s3cret@broker.example"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert "without user or password" in ended.stderr
+    assert "s3cret" not in ended.stdout + ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_a_station_observes_publishes_and_leaves_politely(site: Site, broker: Br
         collected = listen(
             subscriber,
             lambda c: {1, 2} <= set(new_seqs(c)) and sum(r.mask is not None for r in c) >= 2,
-            within_s=30,
+            within_s=60,
         )
         process.send_signal(signal.SIGTERM)
         collected += listen(subscriber, lambda c: any(r.state == "offline" for r in c), within_s=10)
@@ -136,7 +136,7 @@ def test_counting_the_published_mask_gives_the_published_figures(
     """Rule: a subscriber that counts the mask's values gets the coverage's numbers."""
     site.add(1)
     with Subscriber(broker.address) as subscriber, station(site):
-        collected = listen(subscriber, lambda c: any(r.mask is not None for r in c), within_s=30)
+        collected = listen(subscriber, lambda c: any(r.mask is not None for r in c), within_s=60)
     body = json.loads(next(r.payload for r in collected if r.camera and r.message))
     raw = next(r.payload for r in collected if r.mask is not None)
     mask = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -153,7 +153,7 @@ def test_counting_the_published_mask_gives_the_published_figures(
 def test_the_broker_itself_sees_only_what_the_protocol_allows(site: Site, broker: Broker) -> None:
     site.add(1)
     with Subscriber(broker.address) as subscriber, station(site) as process:
-        listen(subscriber, lambda c: any(r.mask is not None for r in c), within_s=30)
+        listen(subscriber, lambda c: any(r.mask is not None for r in c), within_s=60)
         process.send_signal(signal.SIGTERM)
         process.wait(10)
     ours = [line for line in broker.log.splitlines() if f"icecam-{STATION}" in line]
@@ -174,20 +174,22 @@ def test_the_broker_itself_sees_only_what_the_protocol_allows(site: Site, broker
 @pytest.mark.protocol("body-3")
 def test_what_user_properties_say_stands_in_the_body_too(site: Site, broker: Broker) -> None:
     site.add(1)
-    with Subscriber(broker.address) as subscriber, station(site):
-        listen(subscriber, lambda c: any(r.mask is not None for r in c), within_s=30)
-        raw = {m.topic.rpartition("/")[2]: m for m in _retained(broker)}
-    body = json.loads(raw["coverage"].payload)
-    for name, value in _user_properties(raw["coverage"]).items():
+    with _listening(broker) as messages, station(site):
+        _wait_for(lambda: any(m.topic.endswith("/mask") for m in messages))
+    mask = next(m for m in messages if m.topic.endswith("/mask"))
+    told = _user_properties(mask)
+    observed = [m for m in messages if m.topic.endswith("/coverage")]
+    coverage = next(m for m in observed if _user_properties(m)["id"] == told["id"])
+    body = json.loads(coverage.payload)
+    for name, value in _user_properties(coverage).items():
         assert body[name] == value
-    mask = _user_properties(raw["mask"])
-    assert mask == {
+    assert told == {
         "id": body["id"],
         "seq": str(body["seq"]),
         "captured_at": body["captured_at"],
         "sha256": body["mask_sha256"],
     }
-    assert hashlib.sha256(raw["mask"].payload).hexdigest() == body["mask_sha256"]
+    assert hashlib.sha256(mask.payload).hexdigest() == body["mask_sha256"]
 
 
 def test_a_picture_that_is_none_becomes_no_data_and_the_next_one_is_observed(
@@ -197,7 +199,7 @@ def test_a_picture_that_is_none_becomes_no_data_and_the_next_one_is_observed(
     whole = sorted(site.frames.iterdir())[1]
     whole.write_bytes(whole.read_bytes()[:-3000])
     with Subscriber(broker.address) as subscriber, station(site):
-        collected = listen(subscriber, lambda c: {1, 2, 3} <= set(new_seqs(c)), within_s=30)
+        collected = listen(subscriber, lambda c: {1, 2, 3} <= set(new_seqs(c)), within_s=60)
     by_seq = {
         r.message.seq: r.message
         for r in collected
@@ -214,7 +216,7 @@ def test_a_picture_that_is_none_becomes_no_data_and_the_next_one_is_observed(
 @pytest.mark.protocol("nodata-1")
 def test_an_empty_folder_is_no_data_never_zero_ice(site: Site, broker: Broker) -> None:
     with Subscriber(broker.address) as subscriber, station(site):
-        collected = listen(subscriber, lambda c: 1 in new_seqs(c), within_s=30)
+        collected = listen(subscriber, lambda c: 1 in new_seqs(c), within_s=60)
     body = json.loads(next(r.payload for r in collected if r.camera))
     assert (body["status"], body["reason"]) == ("no_data", "no_frame")
     assert body["ice_pixel_fraction"] is None
@@ -271,7 +273,7 @@ def test_nothing_is_lost_or_doubled_over_sigkills_and_a_broker_that_was_away(
 def test_workers_die_with_a_daemon_that_is_killed(site: Site, broker: Broker) -> None:
     site.add(2)
     with Subscriber(broker.address) as subscriber, station(site) as process:
-        listen(subscriber, lambda c: 1 in new_seqs(c), within_s=30)
+        listen(subscriber, lambda c: 1 in new_seqs(c), within_s=60)
         children = _children(process.pid)
         assert children, "the engine worker should be running"
         process.send_signal(signal.SIGKILL)
@@ -285,11 +287,11 @@ def test_workers_die_with_a_daemon_that_is_killed(site: Site, broker: Broker) ->
 def test_a_killed_engine_worker_costs_one_frame_at_most(site: Site, broker: Broker) -> None:
     site.add(20)
     with Subscriber(broker.address) as subscriber, station(site) as process:
-        listen(subscriber, lambda c: 2 in new_seqs(c), within_s=30)
+        listen(subscriber, lambda c: 2 in new_seqs(c), within_s=60)
         for child in _children(process.pid):
             if "edge.engine.worker" in _command(child):
                 os.kill(child, signal.SIGKILL)
-        collected = listen(subscriber, lambda c: 10 in new_seqs(c), within_s=30)
+        collected = listen(subscriber, lambda c: 10 in new_seqs(c), within_s=60)
     messages = [r.message for r in collected if r.new]
     lost = [m for m in messages if isinstance(m, NoDataMessage)]
     assert len(lost) <= 1
@@ -320,18 +322,25 @@ def _masks_received(collected: list[Received]) -> set[str]:
     return {hashlib.sha256(r.payload).hexdigest() for r in collected if r.mask is not None}
 
 
-def _retained(broker: Broker) -> list[MQTTMessage]:
-    """Return the retained messages, read with paho alone."""
+@contextmanager
+def _listening(broker: Broker) -> Iterator[list[MQTTMessage]]:
+    """Collect messages with paho alone, not with the code under test."""
     messages: list[MQTTMessage] = []
     client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
     client.on_message = lambda _client, _data, message: messages.append(message)
     client.connect(*broker.address)
-    client.subscribe("icecam/#")
+    client.subscribe("icecam/#", qos=1)
     client.loop_start()
-    time.sleep(0.5)
+    yield messages
     client.disconnect()
     client.loop_stop()
-    return messages
+
+
+def _wait_for(what: Callable[[], bool], *, within_s: float = 60) -> None:
+    until = time.monotonic() + within_s
+    while not what():
+        assert time.monotonic() < until, "did not happen in time"
+        time.sleep(0.02)
 
 
 def _user_properties(message: MQTTMessage) -> dict[str, str]:

@@ -44,7 +44,7 @@ def test_the_wheel_holds_unit_demo_bundle_and_types(wheel: Path) -> None:
 @pytest.mark.timeout(600)
 def test_a_bare_station_segments_a_picture_without_torch(station: Path, tmp_path: Path) -> None:
     frames = REPOSITORY / "edge" / "demo" / "frames"
-    picture = sorted(frames.iterdir())[0]
+    picture = min(frames.iterdir())
     done = subprocess.run(
         [station / "icecam", "once", picture, "-o", tmp_path / "out"],
         capture_output=True,
@@ -59,3 +59,14 @@ def test_a_bare_station_segments_a_picture_without_torch(station: Path, tmp_path
     ).stdout.lower()
     assert "torch" not in listed
     assert "opencv-python-headless==" in listed
+
+
+@pytest.mark.broker
+@pytest.mark.timeout(600)
+def test_a_bare_station_runs_the_demo(station: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [station / "icecam", "demo"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    left = {path.name for path in (tmp_path / "build" / "demo").iterdir()}
+    assert left == {"coverage.json", "mask.png", "overlay.png", "health.json"}

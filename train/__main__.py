@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -109,6 +110,7 @@ def fit(  # noqa: PLR0913 - each is an option
     Example: python -m train fit data --architecture pspnet -o runs/pspnet
     """
     pixels, options = _size(size), _options(option or [])
+    _share_the_cores()
 
     from rich.console import Console
 
@@ -156,6 +158,7 @@ def evaluate(
 
     Example: python -m train evaluate runs/unet data --baseline
     """
+    _share_the_cores()
     from rich.console import Console
 
     from train.baseline import fit_baseline
@@ -187,6 +190,14 @@ def _evaluated(
         return evaluate_predictor(
             predictor, dataset, split=side, overlays=overlays, progress=progress
         )
+
+
+def _share_the_cores() -> None:
+    """Let idle OpenMP threads sleep: on a busy machine, spinning ones cost most of its time.
+
+    Said before torch is loaded, or it is not heard.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _size(text: str) -> Size:

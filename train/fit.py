@@ -138,9 +138,14 @@ def _finish(
 
 
 def _state_of(out: Path, plan: Plan) -> Path:
-    """Return where the state is kept, after refusing a folder that is not this run's."""
+    """Return where the state is kept, after refusing a folder that is not this run's.
+
+    What a kill in the middle of writing left behind is removed.
+    """
     refuse_finished(out)
     state = out / STATE
+    for half_written in out.glob(f".{STATE}.*.part"):
+        half_written.unlink()
     if state.exists():
         refuse_another_plan(str(state), plan, read_state(state).get(PLAN))
     elif out.is_dir() and any(out.iterdir()):

@@ -14,8 +14,15 @@ if TYPE_CHECKING:
 class Camera(Protocol):
     """Something that gives frames."""
 
-    def capture(self, after: str | None) -> Frame:
-        """Return the next frame after a cursor (None: from the start). Raises CameraError."""
+    def seek(self, after: str | None) -> str:
+        """Return the cursor of the next frame after a cursor (None: the first).
+
+        Raises CameraError where there is none.
+        """
+        ...
+
+    def capture(self, cursor: str) -> Frame:
+        """Return the frame that ``seek`` named. Raises CameraError."""
         ...
 
 
@@ -37,12 +44,22 @@ def open_camera(config: FolderCamera) -> Camera:
 def capture(config: FolderCamera, after: str | None) -> Frame:
     """Capture one frame in a child process that is killed at the camera's deadline.
 
-    Raises CameraError, also where the child died or hung.
+    Raises CameraError, also where the child died or hung; its cursor is then behind the frame
+    that did it, so that one picture cannot stop a camera for ever.
     """
     from edge.child import Child  # noqa: PLC0415 - a camera in this process needs no child
 
-    with Child(
-        "edge.camera.worker", config, error=CameraTimeoutError, start_deadline_s=config.deadline_s
-    ) as child:
-        frame: Frame = child.ask(after, deadline_s=config.deadline_s)
-        return frame
+    cursor = None
+    try:
+        with Child(
+            "edge.camera.worker",
+            config,
+            error=CameraTimeoutError,
+            start_deadline_s=config.deadline_s,
+        ) as child:
+            cursor = child.ask(("seek", after), deadline_s=config.deadline_s)
+            frame: Frame = child.ask(("capture", cursor), deadline_s=config.deadline_s)
+            return frame
+    except CameraError as fault:
+        fault.cursor = fault.cursor or cursor
+        raise

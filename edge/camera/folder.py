@@ -36,35 +36,14 @@ class Folder:
         """Remember where to look; nothing is opened before a capture."""
         self._config = config
 
-    def capture(self, after: str | None) -> Frame:
-        """Return the next picture after the cursor.
+    def seek(self, after: str | None) -> str:
+        """Return the cursor of the next picture: its time and its name.
 
-        captured_at comes from EXIF, else from the name (UTC), else from mtime. Raises CameraError:
-        ``no_frame`` where nothing is new, ``unreadable`` with the cursor behind the bad file.
+        Raises CameraError (``no_frame``) where nothing is new or the folder cannot be read.
         """
-        cursor, path = self._next(after)
-        try:
-            data = path.read_bytes()
-        except OSError as problem:
-            raise CameraError(
-                f"{path}: cannot be read ({problem.strerror})", fault="unreadable", cursor=cursor
-            ) from None
-        try:
-            pixels = decode_image(data, where=str(path))
-        except CameraError as error:
-            error.cursor, error.captured_at = cursor, name_or_mtime(path)[0]
-            raise
-        moment, source = captured_at(path, data)
-        return Frame(pixels=pixels, captured_at=moment, time_source=source, cursor=cursor)
-
-    def _next(self, after: str | None) -> tuple[str, Path]:
         folder = self._config.path
         try:
-            unread = sorted(
-                (cursor, path)
-                for cursor, path in listing(folder)
-                if after is None or cursor > after
-            )
+            unread = [cursor for cursor, _ in listing(folder) if after is None or cursor > after]
         except OSError as problem:
             raise CameraError(
                 f"camera {self._config.id!r}: folder {folder} cannot be read ({problem.strerror})",
@@ -79,7 +58,29 @@ class Folder:
                 expected="a file " + ", ".join(sorted(SUFFIXES)),
                 then="The next slot looks again.",
             )
-        return unread[-1] if self._config.take == "newest" else unread[0]
+        return max(unread) if self._config.take == "newest" else min(unread)
+
+    def capture(self, cursor: str) -> Frame:
+        """Return the picture that a cursor names.
+
+        captured_at comes from EXIF, else from the name (UTC), else from mtime. Raises CameraError
+        (``unreadable``) with the cursor and the time that the name or the file has.
+        """
+        path = self._config.path / cursor.partition(" ")[2]
+        try:
+            data = path.read_bytes()
+        except OSError as problem:
+            raise CameraError(
+                f"{path}: cannot be read ({problem.strerror})", fault="unreadable", cursor=cursor
+            ) from None
+        try:
+            pixels = decode_image(data, where=str(path))
+        except CameraError as error:
+            error.cursor = cursor
+            error.captured_at, error.time_source = name_or_mtime(path)
+            raise
+        moment, source = captured_at(path, data)
+        return Frame(pixels=pixels, captured_at=moment, time_source=source, cursor=cursor)
 
 
 def captured_at(path: Path, data: bytes) -> tuple[datetime, TimeSource]:

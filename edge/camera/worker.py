@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edge.camera import open_camera
 from edge.child import serve
@@ -14,11 +14,19 @@ if TYPE_CHECKING:
     from edge.config import FolderCamera
     from edge.contract.frames import Frame
 
+    Request = tuple[Literal["seek", "capture"], str | None]
+
 
 @contextmanager
-def start(config: FolderCamera) -> Iterator[Callable[[str | None], Frame]]:
-    """Open the camera; each request is the cursor to go on after."""
-    yield open_camera(config).capture
+def start(config: FolderCamera) -> Iterator[Callable[[Request], str | Frame]]:
+    """Open the camera; a request is what to do and the cursor to do it with."""
+    camera = open_camera(config)
+
+    def answer(request: Request) -> str | Frame:
+        kind, cursor = request
+        return camera.seek(cursor) if kind == "seek" else camera.capture(cursor or "")
+
+    yield answer
 
 
 if __name__ == "__main__":

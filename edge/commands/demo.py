@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from edge.camera.folder import listing
-from edge.commands.once import percent, read_picture
+from edge.commands.once import headline, percent, read_picture
 from edge.contract.bundle import open_bundle
 from edge.contract.errors import ConfigError, DeliveryError
 from edge.contract.files import write_atomically
@@ -247,8 +247,7 @@ def _leave(story: _Story, pictures: list[Path], bundle: Path, out: Path, console
             read_picture(pictures[seq - 1]).pixels,
             decode_png(png),
             open_bundle(bundle).manifest.class_map,
-            title=f"{percent(newest.ice_pixel_fraction)} ice   "
-            f"{newest.captured_at:%Y-%m-%d %H:%M} UTC",
+            title=headline(newest),
         )
         write_atomically(out / "mask.png", png)
         write_atomically(out / "overlay.png", overlay)

@@ -16,7 +16,7 @@ from edge.contract.frames import Frame, decode_image
 from edge.contract.masks import encode_png
 from edge.contract.overlay import render_png
 from edge.engine import open_engine
-from edge.observation import Origin, Seen, read_mask
+from edge.observation import Origin, read_mask
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +46,7 @@ def once(picture: Path, bundle_path: Path, out: Path | None, *, as_json: bool) -
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         overlay = render_png(
-            frame.pixels, seen.mask, bundle.manifest.class_map, title=headline(seen)
+            frame.pixels, seen.mask, bundle.manifest.class_map, title=headline(message)
         )
         write_atomically(
             out / "coverage.json", message.model_dump_json(by_alias=True, indent=1).encode()
@@ -69,11 +69,11 @@ def read_picture(path: Path) -> Frame:
     return Frame(pixels=pixels, captured_at=moment, time_source=source)
 
 
-def headline(seen: Seen) -> str:
+def headline(message: CoverageMessage) -> str:
     """Return the one line over an overlay."""
-    fraction = seen.coverage.ice_pixel_fraction
-    found = "neither ice nor water" if fraction is None else f"{fraction:.0%} ice"
-    return f"{found}   {seen.origin.captured_at:%Y-%m-%d %H:%M} UTC"
+    fraction = message.ice_pixel_fraction
+    found = "neither ice nor water" if fraction is None else f"{percent(fraction)} ice"
+    return f"{found}   {message.captured_at:%Y-%m-%d %H:%M} UTC"
 
 
 def _table(picture: Path, bundle: Bundle, message: CoverageMessage, latency_s: float) -> Table:

@@ -230,7 +230,8 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for entry in tar:
-                stream = tar.extractfile(entry) if entry.isreg() else None
+                plain = entry.isreg() and not entry.issparse()
+                stream = tar.extractfile(entry) if plain else None
                 if stream is None:
                     raise BundleError(
                         f"{path}: {entry.name!r} is not a regular file", then=_DO_NOTHING

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from edge.contract.frames import TimeSource
+
 
 class IcecamError(Exception):
     """Anything icecam reports by name instead of by traceback.
@@ -44,8 +46,8 @@ class CameraError(IcecamError):
     """The camera gave no usable frame.
 
     ``fault`` is the word that is published as the reason (see docs/protocol.md);
-    ``cursor`` is what the camera may pass over next time, or None; ``captured_at`` is the
-    picture's time where one was found.
+    ``cursor`` is what the camera passes over next time, or None; ``captured_at`` is the picture's
+    time where one was found, ``time_source`` what said so.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class CameraError(IcecamError):
         self.fault = fault
         self.cursor = cursor
         self.captured_at = captured_at
+        self.time_source: TimeSource = "clock"
 
 
 class DeliveryError(IcecamError):

@@ -47,6 +47,8 @@ def decode_png(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+                image.verify()  # the checksums, which decoding passes over
+            with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
                 grey = image.mode == "L" and data[_BIT_DEPTH_AT] == 8  # noqa: PLR2004 - bits
                 if not grey or image.width * image.height > MAX_MASK_PIXELS:
                     found = f"{image.mode} {image.width}x{image.height}, {data[_BIT_DEPTH_AT]}-bit"

@@ -24,6 +24,7 @@ O, W, I, X = 0, 1, 2, 255  # noqa: E741 - other, water, ice, not valid: drawn as
 MASK = np.array([[O, W, W, X], [O, I, W, X], [I, I, I, X]], np.uint8)
 
 
+@pytest.mark.protocol("fraction-1")
 def test_ice_is_counted_against_ice_and_water_alone(class_map: ClassMap) -> None:
     found = measure(MASK, class_map)  # 4 ice, 3 water, 2 other, 3 not valid, of 12
     assert found.ice_pixel_fraction == pytest.approx(4 / 7)
@@ -38,6 +39,7 @@ def test_ice_is_counted_against_ice_and_water_alone(class_map: ClassMap) -> None
     assert found.spread is None
 
 
+@pytest.mark.protocol("fraction-1")
 def test_only_pixels_inside_the_region_count_in_numerator_and_denominator(
     class_map: ClassMap,
 ) -> None:
@@ -105,11 +107,13 @@ def test_each_member_is_counted_from_its_own_mask_inside_the_same_region(
     assert found.spread == pytest.approx((2 / 81) ** 0.5)
 
 
+@pytest.mark.protocol("fraction-3")
 def test_spread_by_hand_is_the_weighted_population_deviation() -> None:
     # 0.2 and 0.6 with weights 3 and 1: mean 0.3, variance (3 * 0.01 + 1 * 0.09) / 4 = 0.03.
     assert weighted_spread([0.2, 0.6], [3, 1]) == pytest.approx(0.03**0.5)
 
 
+@pytest.mark.protocol("fraction-3")
 def test_members_that_agree_have_no_spread_and_one_member_has_none() -> None:
     assert weighted_spread([0.4, 0.4], [1, 2]) == pytest.approx(0, abs=1e-12)
     assert weighted_spread([0.4], [1]) is None
@@ -139,6 +143,7 @@ def test_spread_equals_numpy_s_weighted_average_of_squares(
     assert found == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.protocol("fraction-2")
 # WMO: tenths, half up; SIGRID-3 (JCOMM TR 23) CT: 00 ice free, 01 open water (< 1/10),
 # 10..90, 91 for more than 9/10 and less than 10/10, 92 for 10/10, 99 undetermined.
 @pytest.mark.parametrize(

@@ -203,26 +203,35 @@ def test_other_formats_cut_short_are_refused(kind: str, share: float) -> None:
     refused(data[: int(len(data) * share)])
 
 
-def bomb(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that claims a size (PNG specification, section 11.2.2)."""
+def bomb(width: int, height: int, *, whole: bool) -> bytes:
+    """A small black 1-bit PNG that is huge, or says so (PNG specification, section 11.2.2)."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         )
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    lines = zlib.compress(bytes(height * (1 + -(-width // 8)))) if whole else b""
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", lines) + chunk(b"IEND", b"")
+    )
+
+
+def test_a_whole_picture_with_a_few_pixels_too_many_is_refused_and_one_with_fewer_is_not() -> None:
+    assert MAX_PIXELS < 10_001 * 10_000
+    refused(bomb(10_001, 10_000, whole=True))
+    assert decode_image(bomb(4_000, 1_000, whole=True), where="x").shape == (1_000, 4_000, 3)
 
 
 @pytest.mark.parametrize(
-    ("width", "height"), [(10_001, 10_000), (12_000, 12_000), (60_000, 60_000), (2**31 - 1, 1)]
+    ("width", "height"),
+    [(12_000, 12_000), (60_000, 60_000), (2**31 - 1, 1), (2**31 - 1, 2**31 - 1)],
 )
 def test_a_small_file_that_claims_a_huge_picture_is_refused_before_it_is_unpacked(
     width: int, height: int
 ) -> None:
-    assert width * height > MAX_PIXELS
-    refused(bomb(width, height))
+    refused(bomb(width, height, whole=False))
 
 
 @pytest.mark.parametrize(

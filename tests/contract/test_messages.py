@@ -121,6 +121,7 @@ def info(class_map: ClassMap) -> InfoMessage:
     )
 
 
+@pytest.mark.protocol("id-1")
 @given(MOMENTS)
 def test_an_id_is_a_uuid_of_version_7_as_rfc_9562_lays_it_out(moment: datetime) -> None:
     number = new_id(moment).int
@@ -153,6 +154,7 @@ def test_a_clock_that_stands_before_1970_still_gives_an_id() -> None:
     assert new_id(datetime(1969, 12, 31, tzinfo=timezone.utc)).int >> 80 == 0
 
 
+@pytest.mark.protocol("body-1")
 @pytest.mark.parametrize(
     ("moment", "text"),
     [
@@ -173,6 +175,8 @@ def test_the_standard_library_reads_our_times_back_within_a_millisecond(moment: 
     assert timedelta(0) <= moment - read < timedelta(milliseconds=1)
 
 
+@pytest.mark.protocol("body-1")
+@pytest.mark.protocol("body-2")
 def test_the_body_of_a_coverage_message_is_what_the_protocol_says() -> None:
     body = json.loads(coverage().encode())
     assert body["schema"] == "icecam.coverage/1"
@@ -194,6 +198,7 @@ def test_fractions_go_out_with_six_decimals() -> None:
     assert body["spread"] == 0.0
 
 
+@pytest.mark.protocol("nodata-1")
 def test_no_data_has_null_for_every_number_and_is_never_zero_percent() -> None:
     body = json.loads(no_data().encode())
     assert body["status"] == "no_data"
@@ -228,6 +233,7 @@ def test_a_fraction_outside_0_to_1_nan_or_infinite_is_refused(field: str, number
         coverage(**{field: number})
 
 
+@pytest.mark.protocol("body-1")
 @pytest.mark.parametrize("number", NOT_A_NUMBER)
 def test_no_number_that_json_cannot_write_gets_into_a_message(number: float) -> None:
     with pytest.raises(ValidationError):
@@ -265,6 +271,7 @@ def test_a_wrong_field_is_refused_when_a_message_is_made(change: dict[str, Any])
         no_data(**change)
 
 
+@pytest.mark.protocol("body-2")
 def test_an_extra_field_is_refused_when_made_and_ignored_at_every_level_when_read() -> None:
     with pytest.raises(ValidationError, match="tide"):
         no_data(tide=1)
@@ -309,6 +316,7 @@ def test_any_values_survive_the_wire(
     assert read_message(payload, where="m") == message
 
 
+@pytest.mark.protocol("body-2")
 @pytest.mark.parametrize("schema", ["icecam.coverage/2", "icecam.mask/1", "", None, 7])
 def test_an_unknown_schema_is_refused_before_anything_else_is_read(schema: object) -> None:
     payload = json.dumps({"schema": schema, "seq": "wrong too"}).encode()
@@ -414,6 +422,7 @@ def test_topics_lie_under_the_station_as_the_protocol_says() -> None:
     assert topics.mask("harbour-1") == "icecam/v1/salluit/harbour-1/mask"
 
 
+@pytest.mark.protocol("topic-2")
 @pytest.mark.parametrize("name", ["", "A", "a/b", "+", "#", "a b", "a\n", "\u0000", "x" * 33, "é"])
 def test_an_id_that_could_not_stand_in_a_topic_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="id matches"):

@@ -155,6 +155,18 @@ def test_onnx_runtime_and_torch_agree_on_real_frames(
     assert made.frames == len(small)
 
 
+def test_a_member_s_network_sees_red_green_blue_normalised_as_imagenet_s(runs: list[Run]) -> None:
+    # torchvision's published mean and deviation, for RGB between 0 and 1.
+    mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    frame = noise()[0]
+    rgb = (frame[:, :, ::-1] / 255 - mean) / deviation
+    member = load_member(runs[0])
+    with torch.inference_mode():
+        expected = member.network(torch.tensor(rgb.transpose(2, 0, 1)[None], dtype=torch.float32))
+        found = member(torch.from_numpy(frame.transpose(2, 0, 1)[None]).float())
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.data
 def test_the_graph_takes_and_gives_bytes_of_static_shapes_under_the_agreed_names(
     session: onnxruntime.InferenceSession,

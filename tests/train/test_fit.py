@@ -88,6 +88,18 @@ def test_a_fit_leaves_a_whole_run_and_nothing_else(tiny_dataset: Dataset, tmp_pa
     assert (training["best_epoch"], training["validation_miou"]) == (best["epoch"], best["miou"])
 
 
+def test_a_terminal_shows_a_bar_and_a_summary(tiny_dataset: Dataset, tmp_path: Path):
+    told = io.StringIO()
+    console = Console(file=told, width=100, force_terminal=True, color_system=None)
+    fit_tiny(tiny_dataset, tmp_path / "run", console=console)
+    assert "epoch 2/2 · loss" in told.getvalue()
+    assert "best mIoU" in told.getvalue()
+    summary = told.getvalue().splitlines()[-4:]
+    for line, word in zip(summary, ("member", "training", "validation", "run"), strict=True):
+        assert word in line
+    assert "2 images of tiny, 2 epochs" in summary[1]
+
+
 @pytest.mark.slow
 def test_a_fit_learns(tiny_dataset: Dataset, tmp_path: Path):
     run = fit_tiny(tiny_dataset, tmp_path / "run", epochs=25, learning_rate=1e-2)
@@ -153,6 +165,16 @@ def test_a_damaged_state_is_refused(tiny_dataset: Dataset, tmp_path: Path):
     state.write_bytes(state.read_bytes()[:-2000])
     with pytest.raises(ConfigError, match=r"not a readable state .*Remove it"):
         fit_tiny(tiny_dataset, out, epochs=3)
+
+
+def test_a_kill_in_the_middle_of_the_first_state_blocks_nothing(
+    tiny_dataset: Dataset, tmp_path: Path
+):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / ".state.ckpt.0123abcd.part").write_bytes(b"half")
+    fit_tiny(tiny_dataset, out)
+    assert len(list(out.iterdir())) == 3
 
 
 def test_a_state_never_runs_code(tiny_dataset: Dataset, tmp_path: Path):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.contract.boundary import read_toml
@@ -208,6 +208,7 @@ values = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(table=st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), values))
 def test_what_is_written_as_toml_reads_back(table: dict[str, object]):
     """TOML 1.0: the standard library's reader is the judge."""
