@@ -47,8 +47,8 @@ clean:
 	rm -rf $(VENV) build
 
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || scripts/need python3-venv
+	$(PYTHON) -m venv $(VENV) && $(BIN)/pip install --quiet --upgrade pip || { rm -rf $(VENV); exit 1; }
 
 # The station alone: no torch. Where everything is installed already, that serves too.
 $(VENV)/station: pyproject.toml | $(BIN)/python

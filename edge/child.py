@@ -128,7 +128,7 @@ class Child:
 
     def _death(self, late: threading.Event, deadline_s: float) -> str:
         if late.is_set():
-            return f"{self._name} gave no answer within {deadline_s:g} s and was killed"
+            return f"{self._name} gave no answer within {deadline_s:.1f} s and was killed"
         status = self._process.poll()
         if status is not None and status < 0:
             return f"{self._name} was ended by {signal.Signals(-status).name}"

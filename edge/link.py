@@ -44,6 +44,7 @@ class Link:
     limits: Properties | None = None
     lost: str = ""
     acknowledged: list[tuple[int, ReasonCode]] = field(default_factory=list)
+    subscribed: list[ReasonCode] = field(default_factory=list)
     received: deque[MQTTMessage] = field(default_factory=deque)
 
     def limit(self, name: str, otherwise: int) -> int:
@@ -67,6 +68,10 @@ class Link:
     def close(self) -> None:
         """Say goodbye where the connection still stands, and let the socket go."""
         self.client.disconnect()
+        self.drop()
+
+    def drop(self) -> None:
+        """Let the socket go without a goodbye: the broker then publishes the will."""
         channel = self.client.socket()
         if channel is not None:
             channel.close()
@@ -121,6 +126,11 @@ def _note_into(link: Link) -> None:
     def on_message(_client: Client, _data: object, message: MQTTMessage) -> None:
         link.received.append(message)
 
+    def on_subscribe(
+        _client: Client, _data: object, _number: int, reasons: list[ReasonCode], _: object
+    ) -> None:
+        link.subscribed.extend(reasons)
+
     def on_disconnect(
         _client: Client, _data: object, _flags: object, reason: ReasonCode, _properties: object
     ) -> None:
@@ -129,4 +139,5 @@ def _note_into(link: Link) -> None:
     link.client.on_connect = on_connect
     link.client.on_publish = on_publish
     link.client.on_message = on_message
+    link.client.on_subscribe = on_subscribe
     link.client.on_disconnect = on_disconnect

@@ -11,6 +11,7 @@ from edge.contract.classes import NOT_VALID
 from edge.contract.coverage import concentration_tenths, measure, sigrid3_ct
 from edge.contract.masks import encode_png
 from edge.contract.messages import (
+    DETAIL_CHARACTERS,
     ClassCoverage,
     CoverageMessage,
     MemberCoverage,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from edge.contract.bundle import Bundle
+    from edge.contract.bundle import Bundle, Graph
     from edge.contract.coverage import Coverage
     from edge.contract.frames import Frame, Size, TimeSource
     from edge.contract.masks import Mask
@@ -76,7 +77,7 @@ class Seen:
     frame_size: Size
     mask: Mask
     coverage: Coverage
-    member_names: tuple[str, ...]
+    graph: Graph
     model: ModelInfo
 
     def message(self, seq: int, epoch: str, mask_sha256: str) -> CoverageMessage:
@@ -99,8 +100,10 @@ class Seen:
                 for share in self.coverage.classes
             ),
             members=tuple(
-                MemberCoverage(name=name, ice_pixel_fraction=alone)
-                for name, alone in zip(self.member_names, self.coverage.members, strict=True)
+                MemberCoverage(name=name, weight=weight, ice_pixel_fraction=alone)
+                for name, weight, alone in zip(
+                    self.graph.members, self.graph.weights, self.coverage.members, strict=True
+                )
             ),
             frame_size=self.frame_size,
             mask_size=(self.mask.shape[0], self.mask.shape[1]),
@@ -122,7 +125,6 @@ class Seen:
             content_type="image/png",
             properties={
                 "id": str(self.origin.id),
-                "seq": str(seq),
                 "captured_at": rfc3339(self.origin.captured_at),
                 "sha256": digest,
             },
@@ -150,7 +152,7 @@ class NotSeen:
         return NoDataMessage(
             **_origin_fields(self.origin, seq, epoch),
             reason=self.reason,
-            detail=self.detail,
+            detail=" ".join(self.detail.split())[:DETAIL_CHARACTERS],
             frame_size=self.frame_size,
             quality=Quality(),
             model=self.model,
@@ -188,9 +190,9 @@ def read_mask(
             bundle.manifest.class_map,
             region=counted,
             member_masks=answer.member_masks,
-            weights=bundle.manifest.weights(graph),
+            weights=graph.weights,
         ),
-        member_names=graph.members,
+        graph=graph,
         model=model_info(bundle, segmentation),
     )
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from edge.contract.errors import ConfigError, DeliveryError
-from edge.contract.files import sync_folder
+from edge.contract.files import make_folder, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -77,7 +77,6 @@ class Waiting:
     payload: bytes
     content_type: str
     properties: dict[str, str]
-    enqueued_s: float
     live: bool
 
 
@@ -100,7 +99,7 @@ class Outbox:
 
     def __init__(self, folder: Path) -> None:
         """Open or create ``folder/outbox.sqlite``. Raises ConfigError, DeliveryError."""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, what="state_dir")
         self.path = folder / "outbox.sqlite"
         self._lock = threading.Lock()
         self._under_way: dict[int, Waiting] = {}
@@ -108,6 +107,9 @@ class Outbox:
         try:
             self._database = _open(self.path)
             (self.epoch,) = self._database.execute("SELECT epoch FROM outbox").fetchone()
+            self._database.execute(
+                "UPDATE messages SET parked = NULL, attempts = 0 WHERE parked IS NOT NULL"
+            )
         except (sqlite3.DatabaseError, TypeError) as problem:
             os.close(self._guard)
             raise DeliveryError(
@@ -187,16 +189,21 @@ class Outbox:
             )
             self._under_way.pop(message.row, None)
 
-    def retry(self, message: Waiting) -> None:
-        """Count a refusal that may pass, and let the message wait again."""
+    def retry(self, message: Waiting) -> int:
+        """Let a message wait again after a refusal that may pass; return how often it was tried."""
         with self._transaction() as database:
-            database.execute(
-                "UPDATE messages SET attempts = attempts + 1 WHERE row = ?", [message.row]
-            )
+            (attempts,) = database.execute(
+                "UPDATE messages SET attempts = attempts + 1 WHERE row = ? RETURNING attempts",
+                [message.row],
+            ).fetchone()
             self._under_way.pop(message.row, None)
+        return int(attempts)
 
     def park(self, message: Waiting, why: str) -> None:
-        """Set a message aside that the broker will never take; what waits behind it goes on."""
+        """Set a message aside that the broker does not take; what waits behind it goes on.
+
+        It is tried again when the outbox is opened next.
+        """
         with self._transaction() as database:
             database.execute("UPDATE messages SET parked = ? WHERE row = ?", [why, message.row])
             self._under_way.pop(message.row, None)
@@ -260,14 +267,11 @@ class Outbox:
 
 
 _KINDS: tuple[Kind, ...] = ("coverage", "mask")
-_SELECT = (
-    "SELECT row, camera, seq, kind, topic, payload, content_type, properties, enqueued_s "
-    "FROM messages"
-)
+_SELECT = "SELECT row, camera, seq, kind, topic, payload, content_type, properties FROM messages"
 
 
 def _waiting(row: tuple[Any, ...], *, live: bool) -> Waiting:
-    number, camera, seq, kind, topic, payload, content_type, properties, enqueued_s = row
+    number, camera, seq, kind, topic, payload, content_type, properties = row
     return Waiting(
         row=number,
         camera=camera,
@@ -277,7 +281,6 @@ def _waiting(row: tuple[Any, ...], *, live: bool) -> Waiting:
         payload=payload,
         content_type=content_type,
         properties=json.loads(properties),
-        enqueued_s=enqueued_s,
         live=live,
     )
 

@@ -11,8 +11,9 @@ import logging
 import random
 import threading
 import time
-from contextlib import closing
-from typing import TYPE_CHECKING, Protocol
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -23,6 +24,7 @@ from edge.link import connect, new_client
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
+    from paho.mqtt.reasoncodes import ReasonCode
 
     from edge.link import Address, Link
     from edge.outbox import Outbox, Waiting
@@ -36,6 +38,9 @@ MASK_EXPIRY_S = 7 * 24 * 3600
 FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 60.0
 FAREWELL_S = 5.0
+MOST_ATTEMPTS = 20
+PACKET_HEAD_BYTES = 512
+"""What topic and properties of a packet take at most."""
 
 _PERMANENT = {
     0x87: "not authorized",
@@ -43,7 +48,6 @@ _PERMANENT = {
     0x95: "packet too large",
     0x99: "payload format invalid",
 }
-_PUBLISH_HEAD_BYTES = 512
 
 
 class Reports(Protocol):
@@ -56,6 +60,30 @@ class Reports(Protocol):
     def health(self) -> bytes:
         """Return the health payload of this moment."""
         ...
+
+
+ReportName = Literal["state", "info", "health"]
+Report = tuple[ReportName, bytes]
+
+
+@dataclass(slots=True)
+class Flight:
+    """What is under way on one connection, by packet number, and the reports still to send."""
+
+    link: Link
+    reports: deque[Report]
+    under_way: dict[int, Waiting | ReportName] = field(default_factory=dict)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the window has room for another message."""
+        window = min(WINDOW, self.link.limit("ReceiveMaximum", WINDOW))
+        return len(self.under_way) < window and not self.link.lost
+
+    def fits(self, payload: bytes) -> bool:
+        """Whether the broker takes a packet with this payload."""
+        limit = self.link.limit("MaximumPacketSize", 0)
+        return not limit or len(payload) + PACKET_HEAD_BYTES <= limit
 
 
 class Publisher(threading.Thread):
@@ -78,6 +106,7 @@ class Publisher(threading.Thread):
         self._outbox = outbox
         self._reports = reports
         self._health_every_s = health_every_s
+        self._backoff_s = FIRST_BACKOFF_S
         self._stopping = threading.Event()
         self._report_now = threading.Event()
 
@@ -92,9 +121,7 @@ class Publisher(threading.Thread):
 
     def run(self) -> None:
         """Connect, serve, and connect again after a capped, jittered pause."""
-        backoff_s = FIRST_BACKOFF_S
         while not self._stopping.is_set():
-            served = False
             try:
                 link = connect(
                     self._address,
@@ -102,17 +129,16 @@ class Publisher(threading.Thread):
                     clean_start=True,
                     session_expiry_s=SESSION_EXPIRY_S,
                 )
-                served = True
-                with closing(link):
-                    self._serve(link)
+                self._serve(link)
             except DeliveryError as problem:
                 log.warning("%s; observations wait on disk", problem)
             except Exception:
                 log.exception("the sender failed; observations wait on disk, it starts again")
             finally:
                 self._outbox.release()
-            backoff_s = FIRST_BACKOFF_S if served else min(backoff_s * 2, LONGEST_BACKOFF_S)
-            self._stopping.wait(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
+            pause_s = self._backoff_s * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+            self._backoff_s = min(self._backoff_s * 2, LONGEST_BACKOFF_S)
+            self._stopping.wait(pause_s)
 
     def _client(self) -> Client:
         client = new_client(f"icecam-{self._station}")
@@ -122,80 +148,119 @@ class Publisher(threading.Thread):
         return client
 
     def _serve(self, link: Link) -> None:
-        """Send until the connection is lost or the station stops."""
-        log.info("connected to %s:%d", *self._address)
-        self._send(link, self._topics.state, ONLINE, "text/plain")
-        self._send(link, self._topics.info, self._reports.info(), "application/json")
-        under_way: dict[int, Waiting] = {}
-        health_due = 0.0
-        while not link.lost:
-            if self._stopping.is_set():
-                self._farewell(link)
-                return
-            self._fill(link, under_way)
-            asked = self._report_now.is_set() and not under_way
-            if asked or time.monotonic() >= health_due:
-                self._report_now.clear()
-                health_due = time.monotonic() + self._health_every_s
-                self._send(link, self._topics.health, self._reports.health(), "application/json")
-            link.turn()
-            self._settle(link, under_way)
-        raise DeliveryError(f"connection to {self._where} lost ({link.lost})")
+        """Send until the station stops. Raises DeliveryError where the connection is lost."""
+        log.info("connected to %s", self._where)
+        flight = Flight(
+            link, deque([("state", ONLINE), ("info", self._reports.info()), self._health()])
+        )
+        health_due = time.monotonic() + self._health_every_s
+        try:
+            while not self._stopping.is_set():
+                self._fill(flight)
+                asked = self._report_now.is_set() and not flight.under_way
+                if asked or time.monotonic() >= health_due:
+                    self._report_now.clear()
+                    health_due = time.monotonic() + self._health_every_s
+                    flight.reports.append(self._health())
+                self._turn(flight)
+            self._farewell(flight)
+        finally:
+            link.drop()
 
-    def _fill(self, link: Link, under_way: dict[int, Waiting]) -> None:
-        while len(under_way) < min(WINDOW, link.limit("ReceiveMaximum", WINDOW)) and not link.lost:
+    def _health(self) -> Report:
+        return "health", self._reports.health()
+
+    def _fill(self, flight: Flight) -> None:
+        """Publish reports, then what the outbox holds, as far as the window allows."""
+        while flight.has_room and flight.reports:
+            self._report(flight, *flight.reports.popleft())
+        while flight.has_room:
             message = self._outbox.take()
             if message is None:
                 return
-            limit = link.limit("MaximumPacketSize", 0)
-            if limit and len(message.payload) + _PUBLISH_HEAD_BYTES > limit:
-                why = f"{len(message.payload)} bytes; the broker takes packets up to {limit}"
-                self._park(message, why)
-                continue
-            properties = _properties(message.content_type)
-            properties.UserProperty = list(message.properties.items())
-            if message.kind == "mask":
-                properties.MessageExpiryInterval = MASK_EXPIRY_S
-            sent = link.client.publish(
-                message.topic, message.payload, qos=1, retain=message.live, properties=properties
-            )
-            under_way[sent.mid] = message
-
-    def _settle(self, link: Link, under_way: dict[int, Waiting]) -> None:
-        """Act on what the broker acknowledged or refused."""
-        noted, link.acknowledged = link.acknowledged, []
-        for number, reason in noted:
-            message = under_way.pop(number, None)
-            if message is None:
-                continue
-            if not reason.is_failure:
-                self._outbox.acknowledge(message)
-            elif reason.value in _PERMANENT:
-                self._park(message, f"0x{reason.value:02x} {_PERMANENT[reason.value]}")
+            if flight.fits(message.payload):
+                flight.under_way[self._publish(flight.link, message)] = message
             else:
-                self._outbox.retry(message)
-                raise DeliveryError(f"{self._where} refused a message for now ({reason})")
+                limit = flight.link.limit("MaximumPacketSize", 0)
+                found = f"{len(message.payload)} bytes; the broker takes packets up to {limit}"
+                self._park(message, found)
+
+    def _report(self, flight: Flight, name: ReportName, payload: bytes) -> None:
+        """Publish a retained report; each connection sends its own, so none is repeated."""
+        if not flight.fits(payload):
+            log.error("the broker takes no %s of %d bytes: left out", name, len(payload))
+            return
+        properties = _properties("text/plain" if name == "state" else "application/json")
+        sent = flight.link.client.publish(
+            getattr(self._topics, name), payload, qos=1, retain=True, properties=properties
+        )
+        flight.under_way[sent.mid] = name
+
+    def _publish(self, link: Link, message: Waiting) -> int:
+        properties = _properties(message.content_type)
+        properties.UserProperty = list(message.properties.items())
+        if message.kind == "mask":
+            properties.MessageExpiryInterval = MASK_EXPIRY_S
+        return link.client.publish(
+            message.topic, message.payload, qos=1, retain=message.live, properties=properties
+        ).mid
+
+    def _turn(self, flight: Flight) -> None:
+        """Read and write for a moment, and act on every answer of the broker."""
+        link = flight.link
+        link.turn()
+        noted, link.acknowledged = link.acknowledged, []
+        refusals = [
+            refusal
+            for number, reason in noted
+            if (sent := flight.under_way.pop(number, None)) is not None
+            and (refusal := self._settle(sent, reason))
+        ]
+        if refusals:
+            raise DeliveryError(f"{self._where} refused messages for now ({refusals[0]})")
+        if link.lost:
+            raise DeliveryError(f"connection to {self._where} lost ({link.lost})")
+
+    def _settle(self, sent: Waiting | ReportName, reason: ReasonCode) -> str:
+        """Act on one answer; return the reason of a refusal that may pass, else nothing."""
+        if not reason.is_failure:
+            self._backoff_s = FIRST_BACKOFF_S
+            if isinstance(sent, str):
+                return ""
+            self._outbox.acknowledge(sent)
+        elif isinstance(sent, str):
+            log.error("%s refused the %s (%s): left out", self._where, sent, reason)
+        elif reason.value in _PERMANENT:
+            self._park(sent, f"0x{reason.value:02x} {_PERMANENT[reason.value]}")
+        elif self._outbox.retry(sent) >= MOST_ATTEMPTS:
+            self._park(sent, f"{reason}, {MOST_ATTEMPTS} times")
+        else:
+            return str(reason)
+        return ""
 
     def _park(self, message: Waiting, why: str) -> None:
         self._outbox.park(message, why)
         log.error(
-            "the %s of observation %d of camera %s cannot be delivered (%s): parked, continuing "
-            "with the next", message.kind, message.seq, message.camera, why,
-        )  # fmt: skip
+            "the %s of observation %d of camera %s cannot be delivered (%s): parked until the next "
+            "start, continuing with the next",
+            message.kind,
+            message.seq,
+            message.camera,
+            why,
+        )
 
-    def _send(self, link: Link, topic: str, payload: bytes, content_type: str) -> int:
-        """Publish a retained report; nobody waits for it, each connection sends its own."""
-        properties = _properties(content_type)
-        return link.client.publish(topic, payload, qos=1, retain=True, properties=properties).mid
+    def _farewell(self, flight: Flight) -> None:
+        """Publish ``offline`` and leave once the broker has it: a clean stop triggers no will.
 
-    def _farewell(self, link: Link) -> None:
-        """Publish ``offline`` and leave once the broker has it: a clean stop triggers no will."""
-        number = self._send(link, self._topics.state, OFFLINE, "text/plain")
+        Where it does not answer, the connection is dropped instead and the will speaks.
+        """
+        self._report(flight, "state", OFFLINE)
         until = time.monotonic() + FAREWELL_S
-        while time.monotonic() < until and not link.lost:
-            if any(noted == number for noted, _ in link.acknowledged):
+        while time.monotonic() < until:
+            if "state" not in flight.under_way.values():
+                flight.link.close()
                 return
-            link.turn()
+            self._turn(flight)
 
     @property
     def _where(self) -> str:

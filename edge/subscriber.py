@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from edge.contract.errors import DeliveryError
 from edge.contract.masks import decode_png
 from edge.contract.messages import PREFIX, CoverageMessage, NoDataMessage, read_message
-from edge.link import connect, new_client
+from edge.link import CONNECT_TIMEOUT_S, connect, new_client
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -160,7 +160,15 @@ class Subscriber:
             clean_start=not self._client_id,
             session_expiry_s=SESSION_EXPIRY_S if self._client_id else 0,
         )
-        link.client.subscribe(f"{PREFIX}/{self._station}/#", qos=1)
+        wanted = f"{PREFIX}/{self._station}/#"
+        link.client.subscribe(wanted, qos=1)
+        until = time.monotonic() + CONNECT_TIMEOUT_S
+        while not link.subscribed and not link.lost and time.monotonic() < until:
+            link.turn()
+        if not link.subscribed or link.subscribed[0].is_failure:
+            link.close()
+            why = link.subscribed[0] if link.subscribed else link.lost or "no answer"
+            raise DeliveryError(f"the broker refused the subscription to {wanted} ({why})")
         return link
 
     def _reconnect(self, until: float) -> None:

@@ -58,11 +58,14 @@ def make(
 
     console = Console(highlight=False, soft_wrap=True)
     dataset = None if data is None else read_dataset(data)
+    measurable = dataset is not None and bool(dataset.of("test"))
+    if dataset is not None and not measurable:
+        console.print(f"{dataset.name} holds no test group back: the bundle gets no metrics")
     made = command(
         [read_run(run) for run in runs],
         out,
         frames=choose_frames(dataset, frames),
-        held_out_on=dataset,
+        held_out_on=dataset if measurable else None,
         bundle_id=bundle_id,
         serial=serial,
         say=console.print,

@@ -18,9 +18,10 @@ from PIL import Image
 
 from edge.contract.bundle import write_bundle
 from edge.contract.errors import BundleError, ConfigError
+from edge.contract.files import make_folder
 from edge.contract.frames import SUFFIXES, decode_image
 from edge.engine import Answer, resize
-from edge.engine.certify import AGREEMENT_FLOOR, CLOSE_CALL, GoldenAnswer, pack_answer
+from edge.engine.certify import AGREEMENT_FLOOR, GoldenAnswer, judge, pack_answer
 from edge.engine.ort import INPUT, OUTPUTS, OrtBackend
 from export.graph import EnsembleGraph, with_static_pooling
 from export.static_check import findings
@@ -73,6 +74,7 @@ def make(  # noqa: PLR0913 - each is named at the call
     is written then.
     """
     _require_alike(runs)
+    make_folder(out.parent, what="the bundle's folder")
     if not frames:
         raise ConfigError("no frames to check with", expected="at least one picture")
     size = runs[0].input_size
@@ -125,11 +127,15 @@ def _require_alike(runs: Sequence[Run]) -> None:
 
 def _graph(runs: Sequence[Run]) -> EnsembleGraph:
     members = [load_member(run) for run in runs]
-    ones = [1.0] * len(members)
-    graph = EnsembleGraph(members, weights=ones, temperatures=ones).eval()
+    graph = EnsembleGraph(members, weights=_weights(runs), temperatures=[1.0] * len(members)).eval()
     height, width = runs[0].input_size
     with_static_pooling(graph, torch.zeros(1, height, width, 3, dtype=torch.uint8))
     return graph
+
+
+def _weights(runs: Sequence[Run]) -> list[float]:
+    """Return one ensemble weight per run: all the same."""
+    return [1 / len(runs)] * len(runs)
 
 
 def _to_onnx(graph: EnsembleGraph, size: tuple[int, int]) -> bytes:
@@ -178,21 +184,16 @@ def _require_agreement(
     onnx_bytes: bytes, frames: Sequence[Pixels], answers: Sequence[GoldenAnswer]
 ) -> float:
     backend = OrtBackend(onnx_bytes, where=ONNX_FILE)
-    differing = clear = total = 0
-    for frame, stored in zip(frames, answers, strict=True):
-        differs = backend.run(frame).mask != stored.answer.mask
-        differing += int(np.count_nonzero(differs))
-        clear += int(np.count_nonzero(differs & (stored.margin > CLOSE_CALL)))
-        total += differs.size
-    agreement = 1 - differing / total
-    if agreement < AGREEMENT_FLOOR or clear:
+    verdict = judge(
+        (backend.run(frame), stored, 0.0) for frame, stored in zip(frames, answers, strict=True)
+    )
+    if not verdict.passed:
         raise BundleError(
-            f"ONNX Runtime and torch agree on {agreement:.3%} of pixels; {clear} differ though the "
-            "decision was clear",
-            expected=f"at least {AGREEMENT_FLOOR:.1%} and none",
+            f"ONNX Runtime and torch: {verdict.describe()}",
+            expected=f"at least {AGREEMENT_FLOOR:.1%} of each and no clear disagreement",
             then="Nothing was written.",
         )
-    return agreement
+    return verdict.agreement
 
 
 def _choose_golden(answers: Sequence[GoldenAnswer], class_count: int) -> list[int]:
@@ -214,6 +215,7 @@ def _manifest_fields(
 ) -> dict[str, Any]:
     now = datetime.now(timezone.utc)
     height, width = runs[0].input_size
+    weights = _weights(runs)
     return {
         "id": bundle_id,
         "serial": int(now.timestamp()) if serial is None else serial,
@@ -231,6 +233,7 @@ def _manifest_fields(
                 "file": ONNX_FILE,
                 "precision": "float32",
                 "members": [run.name for run in runs],
+                "weights": weights,
             }
         ],
         "members": [
@@ -239,10 +242,10 @@ def _manifest_fields(
                 "architecture": run.architecture,
                 "encoder": run.encoder,
                 "parameters": run.file.parameters,
-                "weight": 1 / len(runs),
+                "weight": weight,
                 "training": run.training_summary(),
             }
-            for run in runs
+            for run, weight in zip(runs, weights, strict=True)
         ],
         "golden": [
             {"frame": f"golden/{position}.png", "answer": f"golden/{position}.npz"}
@@ -276,12 +279,14 @@ def choose_frames(dataset: Dataset | None, folder: Path | None) -> list[Pixels]:
     """
     if dataset is not None and folder is None:
         paths = [item.image for item in dataset.of("validation")]
+        where = dataset.source
     elif folder is not None and dataset is None:
+        where = folder
         paths = [path for path in sorted(folder.glob("*")) if path.suffix.lower() in SUFFIXES]
     else:
         raise ConfigError("no frames to check with", expected="either --data or --frames")
     if not paths:
-        raise ConfigError(f"{folder}: no pictures", expected="a folder of JPEG or PNG files")
+        raise ConfigError(f"{where}: no pictures", expected="a folder of JPEG or PNG files")
     spread = np.linspace(0, len(paths) - 1, min(CHECKED_FRAMES, len(paths))).round().astype(int)
     chosen = [paths[index] for index in spread]
     return [decode_image(path.read_bytes(), where=str(path)) for path in chosen]

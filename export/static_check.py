@@ -77,25 +77,40 @@ def _inner_uint8(graph: onnx.GraphProto, types: dict[str, onnx.TypeProto.Tensor]
 
 def _rim(graph: onnx.GraphProto, types: dict[str, onnx.TypeProto.Tensor]) -> Iterator[str]:
     for value in graph.input:
-        if types[value.name].elem_type != UINT8:
-            continue
-        for node in graph.node:
-            if value.name in node.input and not _casts_to(node, FLOATS):
-                yield f"input {value.name!r} goes to {node.op_type}: expected a Cast to float first"
-    makers = {name: node for node in graph.node for name in node.output}
+        yield from _input(value.name, graph, types)
     for value in graph.output:
-        if types[value.name].elem_type != UINT8:
-            yield f"output {value.name!r} is not uint8"
-            continue
-        node = makers.get(value.name)
-        source = types.get(node.input[0]) if node is not None else None
-        if node is None or node.op_type != "Cast" or source is None:
-            yield f"output {value.name!r} is not made by a Cast"
-        elif source.elem_type not in FLOATS:
-            kind = TensorProto.DataType.Name(source.elem_type)
-            yield f"output {value.name!r} is cast from {kind}: expected float"
-        elif any(value.name in other.input for other in graph.node):
-            yield f"output {value.name!r} is also used inside the graph"
+        yield from _output(value.name, graph, types)
+
+
+def _input(
+    name: str, graph: onnx.GraphProto, types: dict[str, onnx.TypeProto.Tensor]
+) -> Iterator[str]:
+    if types[name].elem_type != UINT8:
+        yield f"input {name!r} is not uint8"
+        return
+    consumers = [node for node in graph.node if name in node.input]
+    if len(consumers) > 1:
+        yield f"input {name!r} has {len(consumers)} consumers: expected one"
+    for node in consumers:
+        if not _casts_to(node, FLOATS):
+            yield f"input {name!r} goes to {node.op_type}: expected a Cast to float first"
+
+
+def _output(
+    name: str, graph: onnx.GraphProto, types: dict[str, onnx.TypeProto.Tensor]
+) -> Iterator[str]:
+    if types[name].elem_type != UINT8:
+        yield f"output {name!r} is not uint8"
+        return
+    node = next((node for node in graph.node if name in node.output), None)
+    source = types.get(node.input[0]) if node is not None else None
+    if node is None or node.op_type != "Cast" or source is None:
+        yield f"output {name!r} is not made by a Cast"
+    elif source.elem_type not in FLOATS:
+        kind = TensorProto.DataType.Name(source.elem_type)
+        yield f"output {name!r} is cast from {kind}: expected float"
+    elif any(name in other.input for other in graph.node):
+        yield f"output {name!r} is also used inside the graph"
 
 
 def _casts_to(node: onnx.NodeProto, kinds: frozenset[int]) -> bool:

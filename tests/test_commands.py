@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,6 +80,7 @@ def test_once_reads_a_real_frame(icecam_data: Path, demo_bundle: Path) -> None:
         (["watch", "http://x"], 2, "expected a broker such as mqtt://host:1883"),
         (["watch", "mqtt://127.0.0.1:1"], 1, "broker 127.0.0.1:1 cannot be reached"),
         (["demo", "--frames", "systemd"], 2, "systemd holds no picture"),
+        (["demo", "-o", "README.md"], 2, "--out README.md cannot be made"),
     ],
 )
 def test_bad_input_is_one_line_and_an_exit_status(
@@ -150,6 +153,36 @@ def test_an_unsigned_bundle_runs_only_where_the_config_says_so(
     assert done.returncode == 1
     assert "is not signed" in done.stderr
     assert not (tmp_path / "state").exists()
+
+
+def test_a_signature_that_nobody_checks_counts_for_nothing(
+    tmp_path: Path, demo_bundle: Path
+) -> None:
+    bogus = tmp_path / "bogus.icecam"
+    with tarfile.open(demo_bundle) as whole, tarfile.open(bogus, "w") as copy:
+        for position, entry in enumerate(whole):
+            if position == 1:
+                signature = tarfile.TarInfo("manifest.sig")
+                signature.size = 3
+                copy.addfile(signature, io.BytesIO(b"sig"))
+            copy.addfile(entry, whole.extractfile(entry))
+    config = tmp_path / "station.toml"
+    config.write_text(
+        """
+        [station]
+        id = "here"
+        [bundle]
+        path = "bogus.icecam"
+        [[cameras]]
+        id = "cam"
+        type = "folder"
+        path = "."
+        schedule = { every = "1h" }
+        """
+    )
+    done = icecam("run", "--config", config)
+    assert done.returncode == 1
+    assert "has a signature nobody checks yet" in done.stderr
 
 
 @pytest.mark.broker

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,6 @@ from edge.outbox import Draft, Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from edge.outbox import Kind, Waiting
 
@@ -148,6 +148,31 @@ def test_a_parked_message_is_out_of_the_way_and_counted(outbox: Outbox) -> None:
     assert names(drain(outbox)) == ["m:a1:live"]
     assert outbox.depth().parked == 1
     assert outbox.depth().observations == 0
+
+
+@pytest.mark.protocol("park-1")
+def test_what_was_parked_is_tried_again_after_the_next_start(tmp_path: Path) -> None:
+    with closing(Outbox(tmp_path)) as outbox:
+        outbox.enqueue("a", None, both("a"))
+        refused = outbox.take()
+        assert refused is not None
+        outbox.park(refused, "0x87 not authorized")
+    with closing(Outbox(tmp_path)) as outbox:
+        assert names(drain(outbox)) == ["c:a1:live", "m:a1:live"]
+
+
+def test_a_refusal_that_may_pass_lets_the_message_wait_and_counts(outbox: Outbox) -> None:
+    outbox.enqueue("a", None, both("a"))
+    for times in (1, 2, 3):
+        refused = outbox.take()
+        assert refused is not None
+        assert refused.payload == b"a1"
+        assert outbox.retry(refused) == times
+
+
+def test_a_folder_that_cannot_be_made_is_named() -> None:
+    with pytest.raises(ConfigError, match="state_dir /proc/nope cannot be made"):
+        Outbox(Path("/proc/nope"))
 
 
 def test_depth_counts_what_waits(outbox: Outbox) -> None:

@@ -12,7 +12,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from edge import publish
 from edge.contract.messages import Topics
+from edge.link import connect
 from edge.outbox import Draft, Outbox
 from edge.publish import Publisher
 
@@ -150,13 +152,19 @@ def test_state_info_and_health_are_retained_and_a_clean_stop_says_offline(
 
 
 @pytest.mark.protocol("state-1")
-def test_a_killed_station_is_reported_by_its_will_only_after_the_delay(
-    broker: Broker, outbox: Outbox
+def test_a_killed_connection_is_reported_by_the_will_after_its_delay(
+    broker: Broker, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert publish.WILL_DELAY_S == 120
+    monkeypatch.setattr(publish, "WILL_DELAY_S", 2)
     publisher = Publisher(broker.address, STATION, outbox, Reports())
-    will = publisher._client()._will_properties
-    assert will is not None
-    assert will.json()["WillDelayInterval"] == 120
+    link = connect(broker.address, publisher._client(), clean_start=True, session_expiry_s=120)
+    with closing(Listener(broker.address)) as listener:
+        time.sleep(0.3)
+        link.drop()
+        time.sleep(1)
+        assert listener.texts(STATE) == []
+        eventually(lambda: listener.texts(STATE) == ["offline"])
 
 
 @pytest.mark.protocol("order-1")
@@ -193,18 +201,20 @@ def test_observations_made_while_the_broker_is_away_arrive_later_once(
 def test_nothing_leaves_the_outbox_that_a_killed_broker_had_not_received(
     broker: Broker, outbox: Outbox
 ) -> None:
+    """Each message has a length of its own, and mosquitto's log names the lengths it received."""
+    lengths = iter(range(1000, 1120))
     with publishing(broker, outbox):
-        for round_ in range(3):
+        for _ in range(3):
             eventually(lambda: outbox.depth().observations == 0, within_s=30)
-            for number in range(40):
-                enqueue(outbox, f"{round_}.{number}")
+            for length in [next(lengths) for _ in range(40)]:
+                enqueue(outbox, "x" * length)
             eventually(lambda: outbox.depth().observations < 35)
             broker.kill()
             broker.start()
         eventually(lambda: outbox.depth().observations == 0, within_s=30)
-    received = [line for line in broker.log.splitlines() if "Received PUBLISH" in line]
-    # mosquitto's own log: every one of the 120 came in, some twice because their PUBACK was lost.
-    assert sum(COVERAGE in line for line in received) >= 120
+    lines = [line for line in broker.log.splitlines() if "Received PUBLISH" in line]
+    received = {int(line.rsplit("(", 1)[1].split()[0]) for line in lines if COVERAGE in line}
+    assert received == set(range(1000, 1120))
     assert outbox.depth().parked == 0
 
 
@@ -239,6 +249,19 @@ def test_a_mask_too_large_for_the_broker_is_parked_and_the_rest_goes_on(
         eventually(lambda: outbox.depth().parked == 1)
         enqueue(outbox, "2")
         eventually(lambda: listener.texts(COVERAGE) == ["1", "2"])
+
+
+def test_a_report_too_large_for_the_broker_does_not_keep_the_rest_back(
+    broker: Broker, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Reports, "info", lambda _: b"x" * 5000)
+    broker.stop()
+    broker.configure("max_packet_size 2000")
+    broker.start()
+    enqueue(outbox, "1")
+    with closing(Listener(broker.address)) as listener, publishing(broker, outbox):
+        eventually(lambda: listener.texts(COVERAGE) == ["1"])
+    assert broker.log.count(f"as icecam-{STATION}") == 1
 
 
 def retained(broker: Broker) -> dict[str, bytes]:

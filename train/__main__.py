@@ -25,6 +25,7 @@ app = typer.Typer(
     name="train",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="""Data and models for icecam, on the workstation.
 

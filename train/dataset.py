@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     """Called with (done, total)."""
 
 DATASET = "dataset.toml"
-DATASET_SCHEMA = "icecam.dataset/1"
 DATA_FOLDER = "ICECAM_DATA"
 
 Split = Literal["train", "validation", "test"]

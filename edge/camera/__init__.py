@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from edge.contract.errors import CameraError
@@ -50,6 +51,7 @@ def capture(config: FolderCamera, after: str | None) -> Frame:
     from edge.child import Child  # noqa: PLC0415 - a camera in this process needs no child
 
     cursor = None
+    until = time.monotonic() + config.deadline_s
     try:
         with Child(
             "edge.camera.worker",
@@ -57,9 +59,9 @@ def capture(config: FolderCamera, after: str | None) -> Frame:
             error=CameraTimeoutError,
             start_deadline_s=config.deadline_s,
         ) as child:
-            cursor = child.ask(("seek", after), deadline_s=config.deadline_s)
-            frame: Frame = child.ask(("capture", cursor), deadline_s=config.deadline_s)
+            cursor = child.ask(("seek", after), deadline_s=until - time.monotonic())
+            frame: Frame = child.ask(("capture", cursor), deadline_s=until - time.monotonic())
             return frame
-    except CameraError as fault:
-        fault.cursor = fault.cursor or cursor
+    except CameraTimeoutError as fault:
+        fault.cursor = cursor
         raise

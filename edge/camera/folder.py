@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import re
-from datetime import datetime, timezone
+import time
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
+from edge.clock import utc_now
 from edge.contract.errors import CameraError
 from edge.contract.frames import SUFFIXES, Frame, TimeSource, decode_image
 from edge.contract.messages import rfc3339
@@ -20,6 +22,12 @@ if TYPE_CHECKING:
 _NAME_TIME = re.compile(
     r"(?<!\d)(\d{4})[-_.]?(\d\d)[-_.]?(\d\d)[-_.T ]?(\d\d)[-_.:h]?(\d\d)[-_.:m]?(\d\d)(?!\d)"
 )
+AHEAD = timedelta(days=1)
+"""How far clocks may differ before a time counts as from the future."""
+
+FRESH_S = 30.0
+"""A file that changed this recently may still be arriving."""
+
 _EXIF_IFD = 0x8769
 _DATE_TIME_ORIGINAL = 0x9003
 _OFFSET_TIME_ORIGINAL = 0x9011
@@ -64,7 +72,8 @@ class Folder:
         """Return the picture that a cursor names.
 
         captured_at comes from EXIF, else from the name (UTC), else from mtime. Raises CameraError
-        (``unreadable``) with the cursor and the time that the name or the file has.
+        (``unreadable``) with the time that the name or the file has, and with the cursor unless the
+        file changed just now: it may still be arriving, and is tried again.
         """
         path = self._config.path / cursor.partition(" ")[2]
         try:
@@ -76,7 +85,7 @@ class Folder:
         try:
             pixels = decode_image(data, where=str(path))
         except CameraError as error:
-            error.cursor = cursor
+            error.cursor = None if _is_fresh(path) else cursor
             error.captured_at, error.time_source = name_or_mtime(path)
             raise
         moment, source = captured_at(path, data)
@@ -90,14 +99,29 @@ def captured_at(path: Path, data: bytes) -> tuple[datetime, TimeSource]:
 
 
 def name_or_mtime(path: Path) -> tuple[datetime, TimeSource]:
-    """Return the time in a file's name, read as UTC, else its time of last change."""
-    found = _NAME_TIME.search(path.stem)
-    if found:
-        try:
-            return datetime(*map(int, found.groups()), tzinfo=timezone.utc), "name"  # type: ignore[misc,arg-type]
-        except ValueError:
-            pass
-    return datetime.fromtimestamp(path.stat().st_mtime, tz=timezone.utc), "mtime"
+    """Return the time in a file's name, read as UTC, else its time of last change.
+
+    A name from the future is not believed where the file's own time is not: a camera whose clock
+    ran ahead once would otherwise hide all its later pictures.
+    """
+    changed = datetime.fromtimestamp(path.stat().st_mtime, tz=timezone.utc)
+    named = _name_time(path.stem)
+    soon = utc_now() + AHEAD
+    if named is None or (named > soon and changed <= soon):
+        return changed, "mtime"
+    return named, "name"
+
+
+def _name_time(stem: str) -> datetime | None:
+    found = _NAME_TIME.search(stem)
+    try:
+        return datetime(*map(int, found.groups()), tzinfo=timezone.utc) if found else None  # type: ignore[misc,arg-type]
+    except ValueError:
+        return None
+
+
+def _is_fresh(path: Path) -> bool:
+    return abs(time.time() - path.stat().st_mtime) < FRESH_S
 
 
 def listing(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from edge.contract.bundle import open_bundle
-from edge.contract.errors import EngineError, IcecamError
+from edge.contract.errors import ConfigError, EngineError, IcecamError
 from edge.engine import open_engine
 from edge.engine.certify import AGREEMENT_FLOOR, replay_golden
 
@@ -29,7 +30,7 @@ def check_station(path: Path) -> bool:
 
     config = read_config(path)
     _good(f"config {path}: station {config.station.id}, {len(config.cameras)} cameras")
-    checks: list[Callable[[], str]] = [lambda: _bundle(config)]
+    checks: list[Callable[[], str]] = [lambda: _state_dir(config), lambda: _bundle(config)]
     checks += [lambda camera=camera: _camera(camera) for camera in config.cameras]  # type: ignore[misc]
     checks += [lambda: _broker(config)]
     return all([_try(check) for check in checks])  # noqa: C419 - every check is to run
@@ -61,17 +62,25 @@ def _replayed(bundle: Bundle) -> str:
             expected=f"at least {AGREEMENT_FLOOR:.1%} and no clear disagreement",
             then="Do not trust this engine's masks.",
         )
-    if bundle.signature is None:
-        told += "; not signed"
-    return told
+    return told + ("; not signed" if bundle.signature is None else "; signature not checked")
 
 
 def _figures(verdict: Verdict) -> str:
     return (
-        f"golden frames {verdict.frames}, agreement {verdict.agreement:.3%}, "
-        f"{verdict.clear_disagreements} clear disagreements, "
+        f"golden frames {verdict.frames}: {verdict.describe()}; "
         f"slowest frame {verdict.slowest_s * 1000:.0f} ms"
     )
+
+
+def _state_dir(config: StationConfig) -> str:
+    folder = config.station.state_dir
+    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"state_dir {folder}: {nearest} cannot be written to",
+            expected="a folder where the station may keep its outbox",
+        )
+    return f"state_dir {folder}: " + ("there" if nearest == folder else f"can be made in {nearest}")
 
 
 def _camera(camera: FolderCamera) -> str:

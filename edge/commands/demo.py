@@ -21,15 +21,16 @@ from edge.camera.folder import listing
 from edge.commands.once import headline, percent, read_picture
 from edge.contract.bundle import open_bundle
 from edge.contract.errors import ConfigError, DeliveryError
-from edge.contract.files import write_atomically
+from edge.contract.files import make_folder, write_atomically
 from edge.contract.masks import decode_png
-from edge.contract.messages import CoverageMessage, HealthMessage, NoDataMessage
+from edge.contract.messages import CoverageMessage, HealthMessage, NoDataMessage, rfc3339
 from edge.contract.overlay import render_png
 from edge.subscriber import Subscriber
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from edge.contract.frames import Frame
     from edge.link import Address
     from edge.subscriber import Received
 
@@ -101,18 +102,20 @@ def demo(frames: Path, bundle: Path, out: Path, *, cycles: int) -> None:
     console = Console(highlight=False, soft_wrap=True)
     pictures = _pictures(frames)
     cycles = min(cycles, len(pictures))
+    make_folder(out, what="--out")
     with tempfile.TemporaryDirectory(prefix="icecam-demo-") as folder, broker() as address:
         console.print(f"1. A private mosquitto listens on {address[0]}:{address[1]}.")
         with Subscriber(address, client_id="icecam-demo-subscriber") as subscriber:
             console.print("2. A subscriber asks for icecam/v1/# and waits.")
-            with _station(Path(folder), frames, bundle, address):
+            with _station(Path(folder), frames, bundle, address) as station:
                 console.print(
                     f"3. A station starts: camera {CAMERA!r} reads {frames}, a picture every "
                     f"{EVERY_S} s, segmented by {open_bundle(bundle).manifest.id}."
                 )
-                story = _listen(subscriber, cycles, pictures, console)
+                story = _listen(subscriber, station, cycles, console)
             _hear_farewell(subscriber, story)
-    console.print(f"4. The station was stopped and said {story.states[-1]!r} before it left.")
+    said = story.states[-1] if story.states else "nothing"
+    console.print(f"4. The station was stopped; the last it said of itself is {said!r}.")
     _leave(story, pictures, bundle, out, console)
 
 
@@ -163,7 +166,9 @@ def _pictures(frames: Path) -> list[Path]:
 
 
 @contextmanager
-def _station(folder: Path, frames: Path, bundle: Path, address: Address) -> Iterator[None]:
+def _station(
+    folder: Path, frames: Path, bundle: Path, address: Address
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``icecam run`` on a config of its own; its log goes to the terminal only if it fails."""
     config = folder / "station.toml"
     config.write_text(
@@ -182,14 +187,18 @@ def _station(folder: Path, frames: Path, bundle: Path, address: Address) -> Iter
         command = [sys.executable, "-m", "edge", "run", "--config", str(config)]
         process = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL)  # noqa: S603
         try:
-            yield
+            yield process
         except DeliveryError:
             log.seek(0)
             sys.stderr.write(log.read())
             raise
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait()
+            try:
+                process.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def _quoted(path: Path) -> str:
@@ -198,20 +207,25 @@ def _quoted(path: Path) -> str:
     return f'"{escaped}"'
 
 
-def _listen(subscriber: Subscriber, cycles: int, pictures: list[Path], console: Console) -> _Story:
+def _listen(
+    subscriber: Subscriber, station: subprocess.Popen[bytes], cycles: int, console: Console
+) -> _Story:
     story = _Story()
     until = time.monotonic() + PATIENCE_S + cycles * EVERY_S
     while not story.whole(cycles):
-        if time.monotonic() > until:
+        if time.monotonic() > until or station.poll() is not None:
             raise DeliveryError(
                 f"received {len(story.observations)} of {cycles} observations",
+                expected="all of them from a station that keeps running",
                 then="The station's log is above.",
             )
         received = subscriber.receive(0.5)
         message = story.take(received) if received else None
         if message is not None:
-            name = pictures[message.seq - 1].name if message.seq <= len(pictures) else "?"
-            console.print(f"   observation {message.seq} of {name}: {_told(message)}")
+            console.print(
+                f"   observation {message.seq}, captured {message.captured_at:%Y-%m-%d %H:%M}: "
+                f"{_told(message)}"
+            )
     return story
 
 
@@ -230,9 +244,17 @@ def _hear_farewell(subscriber: Subscriber, story: _Story) -> None:
             story.take(received)
 
 
+def _picture_of(message: CoverageMessage, pictures: list[Path]) -> Frame:
+    """Return the picture that an observation is of, found by its time of capture."""
+    for path in pictures:
+        frame = read_picture(path)
+        if rfc3339(frame.captured_at) == rfc3339(message.captured_at):
+            return frame
+    raise DeliveryError(f"no picture was captured at {rfc3339(message.captured_at)}")
+
+
 def _leave(story: _Story, pictures: list[Path], bundle: Path, out: Path, console: Console) -> None:
     """Write what was received: the newest coverage with its mask, or the newest no_data."""
-    out.mkdir(parents=True, exist_ok=True)
     seen = [seq for seq, r in story.observations.items() if isinstance(r.message, CoverageMessage)]
     seq = max(seen, default=max(story.observations))
     newest = story.observations[seq].message
@@ -244,7 +266,7 @@ def _leave(story: _Story, pictures: list[Path], bundle: Path, out: Path, console
     if isinstance(newest, CoverageMessage):
         png = story.masks[newest.mask_sha256]
         overlay = render_png(
-            read_picture(pictures[seq - 1]).pixels,
+            _picture_of(newest, pictures).pixels,
             decode_png(png),
             open_bundle(bundle).manifest.class_map,
             title=headline(newest),

@@ -11,7 +11,7 @@ from rich.table import Table
 from edge.camera.folder import captured_at
 from edge.contract.bundle import open_bundle
 from edge.contract.errors import CameraError
-from edge.contract.files import write_atomically
+from edge.contract.files import make_folder, write_atomically
 from edge.contract.frames import Frame, decode_image
 from edge.contract.masks import encode_png
 from edge.contract.overlay import render_png
@@ -44,7 +44,7 @@ def once(picture: Path, bundle_path: Path, out: Path | None, *, as_json: bool) -
     else:
         Console().print(_table(picture, bundle, message, segmentation.latency_s))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out, what="--out")
         overlay = render_png(
             frame.pixels, seen.mask, bundle.manifest.class_map, title=headline(message)
         )

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
+MAX_FILE_BYTES = 2 << 30
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_SIGNATURE_BYTES = 64 << 10
-MAX_FILE_BYTES = 2 << 30
+_MOST_BYTES = {MANIFEST: MAX_MANIFEST_BYTES, SIGNATURE: MAX_SIGNATURE_BYTES}
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -79,6 +80,14 @@ class Graph(_Part):
     file: MemberPath
     precision: Literal["float32", "float16"]
     members: Annotated[tuple[Name, ...], Field(min_length=1)]
+    weights: tuple[Positive, ...]
+
+    @model_validator(mode="after")
+    def _one_weight_each(self) -> Graph:
+        if len(self.weights) != len(self.members):
+            message = f"expected {len(self.members)} weights, one per member"
+            raise ValueError(message)
+        return self
 
 
 class GoldenCase(_Part):
@@ -145,11 +154,6 @@ class Manifest(_Part):
                 raise ValueError(message)
         return self
 
-    def weights(self, graph: Graph) -> tuple[float, ...]:
-        """Return the ensemble weights of a graph's members, in its order."""
-        by_name = {member.name: member.weight for member in self.members}
-        return tuple(by_name[name] for name in graph.members)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bundle:
@@ -178,12 +182,17 @@ def open_bundle(path: Path) -> Bundle:
     members = _members(path)
     raw = _manifest_bytes(path, members)
     manifest = parse_json(
-        Manifest, raw, where=f"{path}: {MANIFEST}", error=BundleError, then=_DO_NOTHING
+        Manifest,
+        raw,
+        where=f"{path}: {MANIFEST}",
+        error=BundleError,
+        then=_DO_NOTHING,
+        ignore_unknown=True,
     )
     expected = {file.path: file for file in manifest.files}
     signature = None
     for position, (name, data) in enumerate(members):
-        if name == SIGNATURE and position == 0 and len(data) <= MAX_SIGNATURE_BYTES:
+        if name == SIGNATURE and position == 0:
             signature = data
         elif name in expected:
             _checked(path, expected.pop(name), data)
@@ -236,10 +245,11 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
                     raise BundleError(
                         f"{path}: {entry.name!r} is not a regular file", then=_DO_NOTHING
                     )
-                if entry.size > MAX_FILE_BYTES:
+                most = _MOST_BYTES.get(entry.name, MAX_FILE_BYTES)
+                if entry.size > most:
                     raise BundleError(
                         f"{path}: {entry.name!r} of {entry.size} bytes",
-                        expected=f"at most {MAX_FILE_BYTES}",
+                        expected=f"at most {most}",
                         then=_DO_NOTHING,
                     )
                 yield entry.name, stream.read()
@@ -258,8 +268,6 @@ def _manifest_bytes(path: Path, members: Iterator[tuple[str, bytes]]) -> bytes:
         raise BundleError(
             f"{path}: begins with {name!r}", expected=f"{MANIFEST} first", then=_DO_NOTHING
         )
-    if len(raw) > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{path}: a manifest of {len(raw)} bytes", then=_DO_NOTHING)
     return raw
 
 

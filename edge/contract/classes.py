@@ -11,7 +11,8 @@ NOT_VALID = 255
 
 Role = Literal["ice", "water", "other"]
 Byte = Annotated[int, Field(ge=0, le=255)]
-Language = Literal["en", "fr", "iu"]
+Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
+"""An ISO 639 code such as en, fr or iu."""
 
 
 class SurfaceClass(BaseModel):

@@ -6,6 +6,8 @@ import os
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from edge.contract.errors import ConfigError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -26,6 +28,19 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def make_folder(folder: Path, *, what: str) -> None:
+    """Make a folder and its parents, or find it there. Raises ConfigError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        usable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError as problem:
+        raise ConfigError(
+            f"{what} {folder} cannot be made ({problem.strerror})", expected="a folder to write to"
+        ) from None
+    if not usable:
+        raise ConfigError(f"{what} {folder} cannot be written to")
 
 
 def sync_folder(folder: Path) -> None:

@@ -22,13 +22,13 @@ from pydantic import (
 from edge.contract.boundary import parse_json
 from edge.contract.classes import ClassMap, Role
 from edge.contract.errors import DeliveryError
-from edge.contract.frames import TimeSource
 
 COVERAGE_SCHEMA: Final = "icecam.coverage/1"
 HEALTH_SCHEMA: Final = "icecam.health/1"
 INFO_SCHEMA: Final = "icecam.info/1"
 PREFIX = "icecam/v1"
 ID_PATTERN = r"^[a-z0-9-]{1,32}$"
+DETAIL_CHARACTERS = 500
 
 ONLINE = b"online"
 OFFLINE = b"offline"
@@ -39,6 +39,9 @@ Fraction = Annotated[
 ]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
+Word = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,32}$")]
+"""One of a list that may grow: a consumer shows a word that it does not know."""
+
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -123,9 +126,10 @@ class ClassCoverage(Message):
 
 
 class MemberCoverage(Message):
-    """What one member of the ensemble alone would have said."""
+    """What one member of the ensemble alone would have said, and its ensemble weight."""
 
     name: str
+    weight: Annotated[float, Field(gt=0)]
     ice_pixel_fraction: Fraction | None
 
 
@@ -142,7 +146,7 @@ class ModelInfo(Message):
     bundle: str
     sha256: Sha256
     graph: str | None
-    engine: Literal["trt", "ort"] | None
+    engine: Word | None
     degraded: str = "none"
 
 
@@ -156,9 +160,9 @@ class Observation(Message):
     seq: Count
     outbox_epoch: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
     captured_at: Moment
-    time_source: TimeSource
+    time_source: Word
     enqueued_at: Moment
-    clock: Literal["ntp", "unsynced", "unknown"]
+    clock: Word
 
 
 class CoverageMessage(Observation):
@@ -177,7 +181,7 @@ class CoverageMessage(Observation):
     frame_size: PixelSize
     mask_size: PixelSize
     region_id: Sha256 | None
-    geometry_id: str | None = None
+    geometry_id: Sha256 | None = None
     quality: Quality
     model: ModelInfo
     mask_topic: str
@@ -188,8 +192,8 @@ class NoDataMessage(Observation):
     """Ice could not be seen, and why: never read as 0 %."""
 
     status: Literal["no_data"] = "no_data"
-    reason: Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")]
-    detail: str
+    reason: Word
+    detail: Annotated[str, Field(max_length=DETAIL_CHARACTERS)]
     ice_pixel_fraction: None = None
     sea_ice_area_fraction: None = None
     uncertainty: None = None
@@ -202,7 +206,7 @@ class NoDataMessage(Observation):
     frame_size: PixelSize | None = None
     mask_size: None = None
     region_id: Sha256 | None = None
-    geometry_id: str | None = None
+    geometry_id: Sha256 | None = None
     quality: Quality
     model: ModelInfo
     mask_topic: None = None
@@ -238,8 +242,8 @@ class CameraHealth(Message):
 class EngineHealth(Message):
     """The engine worker. ``restarts`` counts since the daemon started."""
 
-    state: Literal["not_started", "ready", "failed"]
-    engine: Literal["trt", "ort"] | None
+    state: Word
+    engine: Word | None
     graph: str | None
     degraded: str = "none"
     restarts: Count
@@ -254,7 +258,7 @@ class HealthMessage(Message):
     at: Moment
     boot_id: str
     uptime_s: Annotated[float, Field(ge=0)]
-    clock: Literal["ntp", "unsynced", "unknown"]
+    clock: Word
     disk_free_bytes: Count
     disk_total_bytes: Count
     temperature_c: Finite | None = None

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from edge.contract.errors import ConfigError, EngineError
+from edge import __version__
+from edge.contract.errors import BundleError, ConfigError, EngineError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -113,6 +114,13 @@ class Engine:
                     f"graph {self.graph.name!r}: {name} is {array.dtype} {array.shape}",
                     expected=f"uint8 {shape}",
                 )
+        classes = len(self.manifest.class_map)
+        highest = max(int(answer.mask.max()), int(answer.member_masks.max()))
+        if highest >= classes:
+            raise EngineError(
+                f"graph {self.graph.name!r} answers class {highest}",
+                expected=f"classes below {classes}",
+            )
 
 
 def resize(pixels: Pixels, size: Size, *, max_anisotropy: float = 1.2) -> Pixels:
@@ -141,8 +149,10 @@ def resize(pixels: Pixels, size: Size, *, max_anisotropy: float = 1.2) -> Pixels
 def open_engine(bundle: Bundle, *, backend: BackendName = "ort", graph: str = "") -> Engine:
     """Load a graph of a bundle, by default its first (the full ensemble).
 
-    Raises EngineError where the name is unknown or the backend refuses the graph.
+    Raises BundleError where the bundle asks for what this version cannot do, EngineError where the
+    name is unknown or the backend refuses the graph.
     """
+    _require_able(bundle)
     graphs = {found.name: found for found in bundle.manifest.graphs}
     chosen = graphs.get(graph or bundle.manifest.graphs[0].name)
     if chosen is None:
@@ -150,6 +160,23 @@ def open_engine(bundle: Bundle, *, backend: BackendName = "ort", graph: str = ""
             f"{bundle.path}: no graph {graph!r}", expected=f"one of {', '.join(graphs)}"
         )
     return Engine(bundle.manifest, chosen, backend, _BACKENDS[backend](bundle, chosen))
+
+
+def _require_able(bundle: Bundle) -> None:
+    needed = bundle.manifest.min_icecam
+    if _version(needed) > _version(__version__):
+        raise BundleError(
+            f"{bundle.path} needs icecam {needed}; this is {__version__}",
+            then="Update icecam, or use an older bundle.",
+        )
+    if bundle.manifest.tiles is not None:
+        raise BundleError(
+            f"{bundle.path} asks for tiles", expected="a bundle that sees the whole frame at once"
+        )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(".")))
 
 
 def _load_ort(bundle: Bundle, graph: Graph) -> Backend:

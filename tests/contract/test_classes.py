@@ -60,7 +60,7 @@ def test_a_map_that_would_count_wrongly_is_refused(
         {"role": "snow"},
         {"colour": (0, 0, 256)},
         {"colour": (0, 0)},
-        {"labels": {"de": "Eis"}},
+        {"labels": {"German": "Eis"}},
         {"labels": {"en": ""}},
         {"shade": 1},
     ],

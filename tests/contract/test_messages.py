@@ -72,7 +72,7 @@ def coverage(**changes: Any) -> CoverageMessage:  # noqa: ANN401
         "sigrid3_ct": "30",
         "valid_pixel_fraction": 1.0,
         "classes": (ClassCoverage(name="ice", role="ice", pixels=1, pixel_fraction=0.25),),
-        "members": (MemberCoverage(name="unet", ice_pixel_fraction=None),),
+        "members": (MemberCoverage(name="unet", weight=1.0, ice_pixel_fraction=None),),
         "frame_size": (1080, 1920),
         "mask_size": (224, 384),
         "region_id": None,
@@ -186,7 +186,7 @@ def test_the_body_of_a_coverage_message_is_what_the_protocol_says() -> None:
     assert body["enqueued_at"] == "2026-11-22T17:04:08.678Z"
     assert body["ice_pixel_fraction"] == 0.25
     assert body["sea_ice_area_fraction"] is None
-    assert body["members"] == [{"name": "unet", "ice_pixel_fraction": None}]
+    assert body["members"] == [{"name": "unet", "weight": 1.0, "ice_pixel_fraction": None}]
     assert body["frame_size"] == [1080, 1920]
     assert body["quality"] == {"flags": ["fog"], "measures": {"sharpness": 0.25}}
     assert body["model"]["degraded"] == "none"
@@ -261,7 +261,7 @@ def test_no_number_that_json_cannot_write_gets_into_a_message(number: float) -> 
         {"seq": -1},
         {"outbox_epoch": "xyz"},
         {"captured_at": datetime(2026, 1, 1)},  # noqa: DTZ001 - without a zone on purpose
-        {"clock": "gps"},
+        {"clock": "GPS time"},
         {"model": {**MODEL.model_dump(), "sha256": "0" * 63}},
     ],
     ids=lambda change: next(iter(change.items()))[0],
@@ -309,7 +309,7 @@ def test_any_values_survive_the_wire(
         ice_pixel_fraction=fraction,
         seq=seq,
         captured_at=moment,
-        members=(MemberCoverage(name=name, ice_pixel_fraction=fraction),),
+        members=(MemberCoverage(name=name, weight=0.5, ice_pixel_fraction=fraction),),
     )
     payload = message.encode()
     assert json.loads(payload)["seq"] == seq
@@ -431,3 +431,12 @@ def test_an_id_that_could_not_stand_in_a_topic_is_refused(name: str) -> None:
         Topics("salluit").coverage(name)
     with pytest.raises(ValueError, match="id matches"):
         Topics("salluit").mask(name)
+
+
+@pytest.mark.protocol("body-4")
+@pytest.mark.parametrize("field", ["clock", "time_source"])
+def test_a_word_that_a_newer_station_uses_is_shown_not_refused(field: str) -> None:
+    body = json.loads(coverage().encode())
+    body[field] = "a_word_of_2030"
+    message = read_message(json.dumps(body).encode(), where="test")
+    assert getattr(message, field) == "a_word_of_2030"

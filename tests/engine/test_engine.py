@@ -149,7 +149,7 @@ def test_what_the_graph_answers_lands_under_its_name_with_blue_first(
     demo: Bundle, tmp_path: Path
 ) -> None:
     bundle = channels(demo, tmp_path / "channels.icecam", channels_graph())
-    frame = np.random.default_rng(9).integers(0, 256, (*SIZE, 3), np.uint8)
+    frame = np.random.default_rng(9).integers(0, 3, (*SIZE, 3), np.uint8)  # classes
     with open_engine(bundle) as engine:
         answer = engine.segment(frame).answer
     assert np.array_equal(answer.mask, frame[:, :, 0])
@@ -158,10 +158,32 @@ def test_what_the_graph_answers_lands_under_its_name_with_blue_first(
     assert np.array_equal(answer.member_masks[1], frame[:, :, 2])
 
 
+def test_an_answer_outside_the_class_map_is_an_engine_error(demo: Bundle, tmp_path: Path) -> None:
+    bundle = channels(demo, tmp_path / "b.icecam", channels_graph())
+    with open_engine(bundle) as engine, pytest.raises(EngineError, match="answers class 3; "):
+        engine.segment(np.full((*SIZE, 3), 3, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("asks", "said"),
+    [
+        ({"min_icecam": "99.0.0"}, "needs icecam 99.0.0; this is "),
+        ({"tiles": {"rows": 2, "columns": 2, "overlap": 0.1}}, "asks for tiles"),
+    ],
+)
+def test_a_bundle_that_asks_for_what_this_version_cannot_do_is_refused(
+    demo: Bundle, tmp_path: Path, asks: dict[str, object], said: str
+) -> None:
+    bundle = channels(demo, tmp_path / "b.icecam", channels_graph(), **asks)
+    with pytest.raises(BundleError, match=said):
+        open_engine(bundle)
+
+
 def test_an_answer_of_another_shape_than_the_manifest_promises_is_an_engine_error(
     demo: Bundle, tmp_path: Path
 ) -> None:
-    one = [{**demo.manifest.graphs[0].model_dump(), "members": demo.manifest.graphs[0].members[:1]}]
+    full = demo.manifest.graphs[0]
+    one = [{**full.model_dump(), "members": full.members[:1], "weights": full.weights[:1]}]
     bundle = channels(demo, tmp_path / "b.icecam", channels_graph(), graphs=one)
     with (
         open_engine(bundle) as engine,
@@ -241,6 +263,20 @@ def test_golden_answers_that_were_swapped_between_frames_fail_certification(
         verdict = replay_golden(bundle, engine)
     assert not verdict.passed
     assert verdict.agreement < 0.999
+
+
+@pytest.mark.parametrize("damaged", ["member_masks", "confidence"])
+def test_members_swapped_or_another_confidence_fail_certification(
+    demo: Bundle, tmp_path: Path, damaged: str
+) -> None:
+    path = demo.manifest.golden[0].answer
+    arrays = arrays_of(demo.read(path))
+    arrays[damaged] = arrays[damaged][::-1].copy()  # the members' order, or the rows
+    bundle = changed(demo, tmp_path / "b.icecam", {path: answer_file(**arrays)})
+    with open_engine(bundle) as engine:
+        verdict = replay_golden(bundle, engine)
+    assert verdict.agreement == 1
+    assert not verdict.passed
 
 
 def test_agreement_and_clear_disagreements_are_counted_over_all_frames_by_hand(

@@ -201,7 +201,7 @@ def test_the_manifest_says_what_is_in_the_bundle(
         ("full", "ensemble.onnx", "float32")
     ]
     assert manifest.graphs[0].members == ("unet", "pspnet")
-    assert manifest.weights(manifest.graphs[0]) == (0.5, 0.5)
+    assert manifest.graphs[0].weights == (0.5, 0.5)
     for run, member in zip(runs, manifest.members, strict=True):
         assert (member.name, member.architecture) == (run.name, run.architecture)
         assert member.parameters == sum(p.numel() for p in load_member(run).parameters())
@@ -329,7 +329,7 @@ def test_a_graph_that_answers_otherwise_than_torch_is_not_written(
     monkeypatch.setattr("export.make._to_onnx", lambda *_: raw)
     monkeypatch.setattr(OrtBackend, "run", disagreeing)
     out = tmp_path / "out.icecam"
-    with pytest.raises(BundleError, match=r"; 2 differ though the .*Nothing was written"):
+    with pytest.raises(BundleError, match=r"; 2 clear disagreements; .*Nothing was written"):
         make(runs, out, frames=frames[:2])
     assert list(tmp_path.iterdir()) == []
 

@@ -74,9 +74,10 @@ def test_a_graph_that_is_half_precision_inside_has_no_finding() -> None:
     assert findings(model(half)) == []
 
 
-def test_a_second_input_that_is_not_bytes_has_no_finding() -> None:
+def test_a_second_input_that_is_not_bytes_is_found() -> None:
     nodes = (FIRST, node("Add", ["float", "offset"], "rounded"), LAST)
-    assert findings(model(nodes, inputs=[value("frame"), value("offset", FLOAT)])) == []
+    found = findings(model(nodes, inputs=[value("frame"), value("offset", FLOAT)]))
+    assert found == ["input 'offset' is not uint8"]
 
 
 def only(found: list[str]) -> str:
