@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
@@ -77,19 +78,34 @@ class Folder:
         """
         path = self._config.path / cursor.partition(" ")[2]
         try:
-            data = path.read_bytes()
-        except OSError as problem:
-            raise CameraError(
-                f"{path}: cannot be read ({problem.strerror})", fault="unreadable", cursor=cursor
-            ) from None
-        try:
-            pixels = decode_image(data, where=str(path))
+            frame = read_picture(path)
         except CameraError as error:
-            error.cursor = None if _is_fresh(path) else cursor
-            error.captured_at, error.time_source = name_or_mtime(path)
+            arriving = error.captured_at is not None and _is_fresh(path)
+            error.cursor = None if arriving else cursor
             raise
-        moment, source = captured_at(path, data)
-        return Frame(pixels=pixels, captured_at=moment, time_source=source, cursor=cursor)
+        return replace(frame, cursor=cursor)
+
+
+def read_picture(path: Path) -> Frame:
+    """Read a picture file as a frame. Raises CameraError (``unreadable``).
+
+    Where the file is there but no whole picture, the error has the time of its name or the file's.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as problem:
+        raise CameraError(
+            f"{path}: cannot be read ({problem.strerror})",
+            fault="unreadable",
+            expected="a picture file",
+        ) from None
+    try:
+        pixels = decode_image(data, where=str(path))
+    except CameraError as error:
+        error.captured_at, error.time_source = name_or_mtime(path)
+        raise
+    moment, source = captured_at(path, data)
+    return Frame(pixels=pixels, captured_at=moment, time_source=source)
 
 
 def captured_at(path: Path, data: bytes) -> tuple[datetime, TimeSource]:

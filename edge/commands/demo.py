@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from edge.camera.folder import listing
-from edge.commands.once import headline, percent, read_picture
+from edge.camera.folder import listing, read_picture
+from edge.commands.wording import headline, percent
 from edge.contract.bundle import open_bundle
 from edge.contract.errors import ConfigError, DeliveryError
 from edge.contract.files import make_folder, write_atomically

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from edge.camera.folder import captured_at
+from edge.camera.folder import read_picture
+from edge.commands.wording import headline, percent
 from edge.contract.bundle import open_bundle
-from edge.contract.errors import CameraError
 from edge.contract.files import make_folder, write_atomically
-from edge.contract.frames import Frame, decode_image
 from edge.contract.masks import encode_png
 from edge.contract.overlay import render_png
 from edge.engine import open_engine
@@ -56,26 +55,6 @@ def once(picture: Path, bundle_path: Path, out: Path | None, *, as_json: bool) -
         Console(stderr=True).print(f"wrote coverage.json, mask.png and overlay.png to {out}")
 
 
-def read_picture(path: Path) -> Frame:
-    """Read a picture file as a frame. Raises CameraError."""
-    try:
-        data = path.read_bytes()
-    except OSError as problem:
-        raise CameraError(
-            f"{path}: cannot be read ({problem.strerror})", expected="a picture file"
-        ) from None
-    pixels = decode_image(data, where=str(path))
-    moment, source = captured_at(path, data)
-    return Frame(pixels=pixels, captured_at=moment, time_source=source)
-
-
-def headline(message: CoverageMessage) -> str:
-    """Return the one line over an overlay."""
-    fraction = message.ice_pixel_fraction
-    found = "neither ice nor water" if fraction is None else f"{percent(fraction)} ice"
-    return f"{found}   {message.captured_at:%Y-%m-%d %H:%M} UTC"
-
-
 def _table(picture: Path, bundle: Bundle, message: CoverageMessage, latency_s: float) -> Table:
     table = Table(title=str(picture), show_header=False, title_justify="left")
     table.add_row(
@@ -94,8 +73,3 @@ def _table(picture: Path, bundle: Bundle, message: CoverageMessage, latency_s: f
     table.add_row("bundle", f"{message.model.bundle}  sha256 {bundle.sha256[:12]}…")
     table.add_row("engine", f"{message.model.engine}, {latency_s * 1000:.0f} ms")
     return table
-
-
-def percent(fraction: float | None) -> str:
-    """Return a fraction for a person; a dash where it is not known."""
-    return "–" if fraction is None else f"{fraction:.1%}"

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from edge.commands.once import percent
+from edge.commands.wording import percent
 from edge.contract.messages import CoverageMessage, NoDataMessage
 from edge.subscriber import Subscriber
 
