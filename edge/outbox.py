@@ -318,4 +318,5 @@ def _open(path: Path) -> sqlite3.Connection:
     elif layout != _LAYOUT:
         message = f"layout {layout}"
         raise sqlite3.DatabaseError(message)
+    database.execute("PRAGMA incremental_vacuum").fetchall()  # give back what a long outage took
     return database

@@ -45,12 +45,6 @@ class View:
     """Ground that one of REFERENCE_ROWS rows covers, along the line of sight."""
 
     @property
-    def sky_rows(self) -> slice:
-        """The rows that reach above the horizon anywhere."""
-        rows = np.flatnonzero((self.up > 0).any(axis=1))
-        return slice(0, int(rows[-1]) + 1 if rows.size else 0)
-
-    @property
     def sea_rows(self) -> slice:
         """The rows that reach below the horizon anywhere."""
         rows = np.flatnonzero((self.up < 0).any(axis=1))
