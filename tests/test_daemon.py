@@ -284,6 +284,19 @@ def test_workers_die_with_a_daemon_that_is_killed(site: Site, broker: Broker) ->
             time.sleep(0.05)
 
 
+def test_a_hung_camera_does_not_keep_the_station_from_stopping(site: Site, broker: Broker) -> None:
+    """systemd kills after TimeoutStopSec=45: by then the station has said offline itself."""
+    os.mkfifo(site.frames / "2026-01-01_00-00-00.jpg")  # whoever opens it waits for ever
+    text = site.config.read_text()
+    site.config.write_text(text.replace('take = "every"', 'take = "every"\ndeadline_s = 300'))
+    with Subscriber(broker.address) as subscriber, station(site) as process:
+        listen(subscriber, lambda c: any(r.state == "online" for r in c), within_s=60)
+        _wait_for(lambda: any("camera.worker" in _command(c) for c in _children(process.pid)))
+        process.send_signal(signal.SIGTERM)
+        listen(subscriber, lambda c: any(r.state == "offline" for r in c), within_s=40)
+        assert process.wait(5) == 0
+
+
 def test_a_killed_engine_worker_costs_one_frame_at_most(site: Site, broker: Broker) -> None:
     site.add(20)
     with Subscriber(broker.address) as subscriber, station(site) as process:
