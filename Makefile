@@ -52,11 +52,13 @@ $(BIN)/python:
 
 # The station alone: no torch. Where everything is installed already, that serves too.
 $(VENV)/station: pyproject.toml | $(BIN)/python
-	[ -e $(VENV)/everything ] || $(BIN)/pip install --quiet --editable '.[station]'
+	@[ -e $(VENV)/everything ] || echo "installing the station into $(VENV) …"
+	@[ -e $(VENV)/everything ] || $(BIN)/pip install --quiet --editable '.[station]'
 	@touch $@
 
 # opencv-python and opencv-python-headless overwrite each other's files: only one may be there.
 $(VENV)/everything: pyproject.toml | $(BIN)/python
-	$(BIN)/pip uninstall --quiet --yes opencv-python-headless
+	@echo "installing everything into $(VENV): several GB, some minutes …"
+	@$(BIN)/pip uninstall --quiet --yes opencv-python-headless
 	$(BIN)/pip install --quiet --editable '.[train,test,check]'
 	@touch $@
