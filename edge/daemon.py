@@ -43,6 +43,7 @@ class Daemon:
         self._config = config
         self._cameras = {camera.id: camera for camera in config.cameras}
         self._due = Due()
+        self._cycling = False
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises ConfigError, BundleError, DeliveryError at start."""
@@ -106,12 +107,15 @@ class Daemon:
             self._config.station.id, self._bundle.manifest.id, len(self._cameras),
         )  # fmt: skip
         while (camera := self._due.get()) is not None:
+            self._cycling = True
             try:
                 station.cycle(self._cameras[camera])
             except Exception:
                 log.exception("%s: the cycle failed and left no observation", camera)
             except CutShortError:
                 log.warning("%s: its cycle was cut short; the frame is taken again", camera)
+            finally:
+                self._cycling = False
             publisher.report_health()
         signal.alarm(0)
         log.info("stopping: what waits in the outbox is sent after the next start")
@@ -122,7 +126,8 @@ class Daemon:
         signal.alarm(STOP_GRACE_S)
 
     def _cut_short(self, _number: int, _frame: FrameType | None) -> None:
-        raise CutShortError
+        if self._cycling:
+            raise CutShortError
 
 
 def open_trusted(config: StationConfig) -> Bundle:

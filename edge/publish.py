@@ -224,10 +224,10 @@ class Publisher(threading.Thread):
     def _settle(self, sent: Waiting | ReportName, reason: ReasonCode) -> str:
         """Act on one answer; return the reason of a refusal that may pass, else nothing."""
         if not reason.is_failure:
-            self._backoff_s = FIRST_BACKOFF_S
             if isinstance(sent, str):
                 return ""
             self._outbox.acknowledge(sent)
+            self._backoff_s = FIRST_BACKOFF_S  # not for a report: those pass where all else fails
         elif isinstance(sent, str):
             log.error("%s refused the %s (%s): left out", self._where, sent, reason)
         elif reason.value in _PERMANENT:

@@ -181,7 +181,7 @@ class Subscriber:
 
     def _read(self, raw: MQTTMessage) -> Received:
         levels = raw.topic.removeprefix(f"{PREFIX}/").split("/")
-        station, camera = levels[0], levels[1] if len(levels) > 2 else None  # noqa: PLR2004
+        station, camera = levels[0], levels[1] if len(levels) > 2 else None  # noqa: PLR2004 - a leaf below
         plain = Received(
             topic=raw.topic,
             payload=bytes(raw.payload),

@@ -27,6 +27,29 @@ def icecam(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedP
     )
 
 
+def a_station(folder: Path, bundle: object, **changed: str) -> Path:
+    """Write a station.toml of one folder camera and return its path."""
+    told = {"url": "mqtt://127.0.0.1:1", "path": ".", **changed}
+    config = folder / "station.toml"
+    config.write_text(
+        f"""
+        [station]
+        id = "here"
+        state_dir = "state"
+        [bundle]
+        path = "{bundle}"
+        [broker]
+        url = "{told["url"]}"
+        [[cameras]]
+        id = "cam"
+        type = "folder"
+        path = "{told["path"]}"
+        schedule = {{ every = "1h" }}
+        """
+    )
+    return config
+
+
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
     path = tmp_path / "2026-01-02T03-04-05.png"
@@ -108,22 +131,7 @@ def test_check_replays_the_golden_frames(demo_bundle: Path) -> None:
 def test_check_finds_everything_that_is_wrong_at_once(tmp_path: Path, demo_bundle: Path) -> None:
     damaged = tmp_path / "damaged.icecam"
     damaged.write_bytes(demo_bundle.read_bytes()[:50_000])
-    config = tmp_path / "station.toml"
-    config.write_text(
-        """
-        [station]
-        id = "here"
-        [bundle]
-        path = "damaged.icecam"
-        [broker]
-        url = "mqtt://127.0.0.1:1"
-        [[cameras]]
-        id = "cam"
-        type = "folder"
-        path = "no-such-folder"
-        schedule = { every = "1h" }
-        """
-    )
+    config = a_station(tmp_path, "damaged.icecam", path="no-such-folder")
     done = icecam("check", "--config", config)
     assert done.returncode == 1
     assert done.stdout.count("✗") == 3
@@ -134,21 +142,7 @@ def test_check_finds_everything_that_is_wrong_at_once(tmp_path: Path, demo_bundl
 def test_an_unsigned_bundle_runs_only_where_the_config_says_so(
     tmp_path: Path, demo_bundle: Path
 ) -> None:
-    config = tmp_path / "station.toml"
-    config.write_text(
-        f"""
-        [station]
-        id = "here"
-        state_dir = "state"
-        [bundle]
-        path = "{demo_bundle}"
-        [[cameras]]
-        id = "cam"
-        type = "folder"
-        path = "."
-        schedule = {{ every = "1h" }}
-        """
-    )
+    config = a_station(tmp_path, demo_bundle)
     done = icecam("run", "--config", config)
     assert done.returncode == 1
     assert "is not signed" in done.stderr
@@ -166,20 +160,7 @@ def test_a_signature_that_nobody_checks_counts_for_nothing(
                 signature.size = 3
                 copy.addfile(signature, io.BytesIO(b"sig"))
             copy.addfile(entry, whole.extractfile(entry))
-    config = tmp_path / "station.toml"
-    config.write_text(
-        """
-        [station]
-        id = "here"
-        [bundle]
-        path = "bogus.icecam"
-        [[cameras]]
-        id = "cam"
-        type = "folder"
-        path = "."
-        schedule = { every = "1h" }
-        """
-    )
+    config = a_station(tmp_path, "bogus.icecam")
     done = icecam("run", "--config", config)
     assert done.returncode == 1
     assert "has a signature nobody checks yet" in done.stderr

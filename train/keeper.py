@@ -78,7 +78,7 @@ class Keeper(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the epoch, and save after it."""
-        learner: Learner = pl_module  # type: ignore[assignment]
+        learner: Learner = pl_module  # type: ignore[assignment]  # ours is the only one
         self.history.append(_noted(trainer, learner))
         if self.best is self.history[-1]:
             self.best_parameters = _copied(learner.member)

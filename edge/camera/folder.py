@@ -131,7 +131,11 @@ def name_or_mtime(path: Path) -> tuple[datetime, TimeSource]:
 def _name_time(stem: str) -> datetime | None:
     found = _NAME_TIME.search(stem)
     try:
-        return datetime(*map(int, found.groups()), tzinfo=timezone.utc) if found else None  # type: ignore[misc,arg-type]
+        return (
+            datetime.strptime(f"{''.join(found.groups())}+0000", "%Y%m%d%H%M%S%z")
+            if found
+            else None
+        )
     except ValueError:
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -31,7 +32,7 @@ def check_station(path: Path) -> bool:
     config = read_config(path)
     _good(f"config {path}: station {config.station.id}, {len(config.cameras)} cameras")
     checks: list[Callable[[], str]] = [lambda: _state_dir(config), lambda: _bundle(config)]
-    checks += [lambda camera=camera: _camera(camera) for camera in config.cameras]  # type: ignore[misc]
+    checks += [partial(_camera, camera) for camera in config.cameras]
     checks += [lambda: _broker(config)]
     return all([_try(check) for check in checks])  # noqa: C419 - every check is to run
 

@@ -137,7 +137,7 @@ def broker() -> Iterator[Address]:
         config.write_text(
             f"listener {address[1]} {address[0]}\nallow_anonymous true\nlog_type error\n"
         )
-        process = subprocess.Popen([program, "-c", str(config)], stdin=subprocess.DEVNULL)  # noqa: S603
+        process = subprocess.Popen([program, "-c", str(config)], stdin=subprocess.DEVNULL)  # noqa: S603 - found on PATH
         try:
             _wait_until_listening(address, process)
             yield address
@@ -185,7 +185,7 @@ def _station(
     )
     with (folder / "log").open("w+") as log:
         command = [sys.executable, "-m", "edge", "run", "--config", str(config)]
-        process = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL)  # noqa: S603
+        process = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL)  # noqa: S603 - ours
         try:
             yield process
         except DeliveryError:
