@@ -53,7 +53,7 @@ def make(
 
     from export.make import choose_frames
     from export.make import make as command
-    from train.dataset import read_dataset
+    from train.data.dataset import read_dataset
     from train.runs import read_run
 
     console = Console(highlight=False, soft_wrap=True)

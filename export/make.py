@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from edge.contract.bundle import HeldOut, Manifest
     from edge.contract.frames import Pixels
-    from train.dataset import Dataset
+    from train.data.dataset import Dataset
 
 OPSET = 20
 CHECKED_FRAMES = 24
@@ -255,7 +255,7 @@ def _manifest_fields(
 
 
 def _measure(fields: dict[str, Any], files: dict[str, bytes], dataset: Dataset) -> HeldOut:
-    from train.evaluate import evaluate  # noqa: PLC0415 - only where a dataset is given
+    from train.evaluate.evaluation import evaluate  # noqa: PLC0415 - only where a dataset is given
     from train.predict import open_predictor  # noqa: PLC0415 - the same
 
     with tempfile.TemporaryDirectory() as folder:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from edge.contract.frames import Size
-    from train.dataset import Dataset
-    from train.evaluate import Evaluation, Side
-    from train.plan import Precision
+    from train.data.dataset import Dataset
+    from train.evaluate.evaluation import Evaluation, Side
+    from train.fit.plan import Precision
     from train.predict import Predictor
 
 app = typer.Typer(
@@ -115,8 +115,8 @@ def fit(  # noqa: PLR0913 - each is an option
 
     from rich.console import Console
 
-    from train.dataset import read_dataset
-    from train.fit import fit as fit_member
+    from train.data.dataset import read_dataset
+    from train.fit.trainer import fit as fit_member
 
     fit_member(
         read_dataset(dataset),
@@ -162,9 +162,9 @@ def evaluate(
     _share_the_cores()
     from rich.console import Console
 
-    from train.baseline import fit_baseline
-    from train.dataset import read_dataset
-    from train.evaluate import refuse_another_map, table_of, write_json
+    from train.data.dataset import read_dataset
+    from train.evaluate.baselines import fit_baseline
+    from train.evaluate.evaluation import refuse_another_map, table_of, write_json
     from train.predict import open_predictor
 
     side, read = _side(split), read_dataset(dataset)
@@ -184,7 +184,7 @@ def evaluate(
 def _evaluated(
     predictor: Predictor, dataset: Dataset, side: Side, overlays: Path | None, console: Console
 ) -> Evaluation:
-    from train.evaluate import evaluate as evaluate_predictor
+    from train.evaluate.evaluation import evaluate as evaluate_predictor
     from train.progress import counting
 
     with counting(console, predictor.name) as progress:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge.contract.frames import Size
-    from train.models import Member
+    from train.models.architectures import Member
 
 RUN_SCHEMA: Literal["icecam.run/1"] = "icecam.run/1"
 RUN = "run.toml"
@@ -94,7 +94,7 @@ class Run:
 
     @property
     def architecture(self) -> str:
-        """A key of ``train.models.ARCHITECTURES``."""
+        """A key of ``train.models.architectures.ARCHITECTURES``."""
         return self.file.architecture
 
     @property
@@ -196,7 +196,7 @@ def load_member(run: Run) -> Member:
     import safetensors.torch  # noqa: PLC0415 - torch is not needed to read a run
     from safetensors import SafetensorError  # noqa: PLC0415 - with it
 
-    from train.models import build_member  # noqa: PLC0415 - loads torch
+    from train.models.architectures import build_member  # noqa: PLC0415 - loads torch
 
     file = run.file
     member = build_member(

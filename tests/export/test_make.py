@@ -25,7 +25,7 @@ from edge.engine.ort import OrtBackend
 from export.graph import EnsembleGraph
 from export.make import Made, _choose_golden, choose_frames, make
 from export.static_check import findings
-from train.models import Member, build_member
+from train.models.architectures import Member, build_member
 from train.runs import Run, Training, load_member, write_run
 
 if TYPE_CHECKING:

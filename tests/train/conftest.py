@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.dataset import Dataset, read_dataset
+from train.data.dataset import Dataset, read_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,7 +119,7 @@ def make_run(
     """Write a run that was never trained."""
     import torch
 
-    from train.models import build_member
+    from train.models.architectures import build_member
     from train.runs import Training, write_run
 
     torch.manual_seed(5)

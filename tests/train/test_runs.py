@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from edge.contract.boundary import read_toml
 from edge.contract.bundle import Member as ManifestMember
 from edge.contract.errors import ConfigError
-from train.models import build_member
+from train.models.architectures import build_member
 from train.runs import Run, Training, load_member, read_run, write_run
 from train.toml import dump_toml
 
 if TYPE_CHECKING:
-    from train.dataset import Dataset
+    from train.data.dataset import Dataset
 
 
 def refusal(folder: Path) -> str:

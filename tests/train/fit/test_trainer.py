@@ -19,21 +19,21 @@ from rich.console import Console
 from torch.nn import functional
 
 from edge.contract.errors import ConfigError
-from train.augment import augment
-from train.dataset import read_dataset
-from train.fit import fit
-from train.keeper import read_state
-from train.loader import Draw, Resized, Shuffle, training_batches
-from train.losses import dice_loss, segmentation_loss
+from train.data.augment import augment
+from train.data.dataset import read_dataset
+from train.data.loader import Draw, Resized, Shuffle, training_batches
+from train.fit.keeper import read_state
+from train.fit.losses import dice_loss, segmentation_loss
+from train.fit.trainer import fit
 from train.runs import load_member, read_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from train.dataset import Dataset
+    from train.data.dataset import Dataset
     from train.runs import Run
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 PSPNET = ["--architecture", "pspnet", "--encoder", "tu-test_resnet", "--size", "48x64"]
 EPOCHS = 6
 

@@ -16,9 +16,9 @@ from edge.contract.errors import ConfigError, EngineError
 from edge.contract.files import write_atomically
 from edge.contract.masks import stray_values
 from edge.contract.overlay import stretch
-from train.dataset import check_layout, read_sample
-from train.panels import render_panels
-from train.scores import Scores, score
+from train.data.dataset import check_layout, read_sample
+from train.evaluate.panels import render_panels
+from train.evaluate.scores import Scores, score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from edge.contract.classes import ClassMap
     from edge.contract.masks import Mask
-    from train.dataset import Dataset, Item, Progress, Sample, Split
+    from train.data.dataset import Dataset, Item, Progress, Sample, Split
     from train.predict import Predictor
 
 Side = Literal["train", "validation", "test", "all"]

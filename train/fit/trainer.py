@@ -14,13 +14,13 @@ from lightning.pytorch import Callback, Trainer
 
 from edge.contract.errors import ConfigError
 from edge.engine import resize
-from train.dataset import check
-from train.display import Display, print_summary
-from train.keeper import Keeper, WholeCheckpoints, read_state
-from train.learner import PLAN, Learner
-from train.loader import Resized, training_batches, validation_batches
-from train.models import build_member, settle
-from train.plan import Plan, digest, quick_precision, refuse_another_plan
+from train.data.dataset import check
+from train.data.loader import Resized, training_batches, validation_batches
+from train.fit.display import Display, print_summary
+from train.fit.keeper import Keeper, WholeCheckpoints, read_state
+from train.fit.learner import PLAN, Learner
+from train.fit.plan import Plan, digest, quick_precision, refuse_another_plan
+from train.models.architectures import build_member, settle
 from train.progress import counting
 from train.runs import STATE, Training, check_name, refuse_finished, write_run
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from edge.contract.frames import Pixels, Size
-    from train.dataset import Dataset
-    from train.models import Member
-    from train.plan import Precision
+    from train.data.dataset import Dataset
+    from train.fit.plan import Precision
+    from train.models.architectures import Member
     from train.runs import Run
 
 GRADIENT_NORM = 1.0

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
     from rich.console import Console
 
-    from train.keeper import Epoch, Keeper
+    from train.fit.keeper import Epoch, Keeper
     from train.runs import Run
 
 _SMOOTHING = 0.9

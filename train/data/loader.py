@@ -12,8 +12,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from edge.contract.overlay import stretch
 from edge.engine import resize
-from train.augment import augment
-from train.dataset import Dataset, Item, read_sample
+from train.data.augment import augment
+from train.data.dataset import Dataset, Item, read_sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

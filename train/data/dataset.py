@@ -378,7 +378,7 @@ def _root(source: Path, root: str | None) -> Path:
 
 
 def _data_folder() -> Path:
-    beside_the_checkout = Path(__file__).parents[2] / "shared" / "data"
+    beside_the_checkout = Path(__file__).parents[3] / "shared" / "data"
     return Path(os.environ.get(DATA_FOLDER) or beside_the_checkout)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from edge.contract.classes import NOT_VALID
 from edge.contract.errors import ConfigError
-from train.dataset import read_sample
+from train.data.dataset import read_sample
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edge.contract.classes import ClassMap
     from edge.contract.frames import Pixels
     from edge.contract.masks import Mask
-    from train.dataset import Dataset
+    from train.data.dataset import Dataset
 
 PIXELS = 60_000
 """How many training pixels it is fitted on, spread evenly over the images."""

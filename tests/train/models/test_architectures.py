@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from edge.contract.errors import ConfigError
-from train.models import ARCHITECTURES, build_member
+from train.models.architectures import ARCHITECTURES, build_member
 
 
 def member_of(architecture: str, **options: object) -> torch.nn.Module:

@@ -15,11 +15,11 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 
 from edge.contract.errors import ConfigError, EngineError
-from train.baseline import features, fit_baseline
-from train.dataset import read_dataset, read_sample
-from train.evaluate import confusion_of, evaluate, table_of, write_json
+from train.data.dataset import read_dataset, read_sample
+from train.evaluate.baselines import features, fit_baseline
+from train.evaluate.evaluation import confusion_of, evaluate, table_of, write_json
+from train.evaluate.scores import score
 from train.predict import open_predictor
-from train.scores import score
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from edge.contract.classes import ClassMap
     from edge.contract.frames import Pixels
     from edge.contract.masks import Mask
-    from train.dataset import Dataset
+    from train.data.dataset import Dataset
     from train.runs import Run
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 class Fixed:

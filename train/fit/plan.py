@@ -10,7 +10,7 @@ from edge.contract.errors import ConfigError
 
 if TYPE_CHECKING:
     from edge.contract.frames import Size
-    from train.dataset import Dataset
+    from train.data.dataset import Dataset
 
 MAX_SEED = 2**31 - 1
 Precision = Literal["32-true", "bf16-mixed"]

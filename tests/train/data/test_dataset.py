@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from edge.contract.errors import ConfigError
-from train.dataset import check, check_layout, read_dataset, read_sample
+from train.data.dataset import check, check_layout, read_dataset, read_sample
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from train.dataset import Dataset
+    from train.data.dataset import Dataset
 
 
 def rewrite(folder: Path, *changes: tuple[str, str]) -> Path:

@@ -10,8 +10,8 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from edge.contract.classes import NOT_VALID
 from edge.contract.errors import ConfigError
-from train.losses import segmentation_loss
-from train.scores import Scores, score
+from train.evaluate.scores import Scores, score
+from train.fit.losses import segmentation_loss
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
     from torch import Tensor
 
-    from train.loader import Batch
-    from train.models import Member
-    from train.plan import Plan
+    from train.data.loader import Batch
+    from train.fit.plan import Plan
+    from train.models.architectures import Member
 
 WEIGHT_DECAY = 0.01
 WARM_UP = 0.15

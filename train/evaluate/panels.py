@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edge.contract.classes import ClassMap
     from edge.contract.frames import Pixels
     from edge.contract.masks import Mask
-    from train.dataset import Sample
+    from train.data.dataset import Sample
 
 PANEL_PX = 480
 STRIP_PX = 26

@@ -1,0 +1,1 @@
+"""Images and masks on disk, and how they become batches."""
