@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -16,13 +17,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from edge.contract.classes import ClassMap
+    import numpy.typing as npt
+
+    from edge.contract.classes import Classes
     from edge.contract.frames import Pixels
     from edge.contract.masks import Mask
     from edge.engine import Engine
     from train.runs import Run
 
 BUNDLE_ENDING = ".icecam"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """What a predictor says of one frame, at a size of its own.
+
+    mask: uint8 ``(H, W)``; confidence: float32 ``(H, W)``, the probability (0..1) of the mask's
+    class, None where the predictor knows none.
+    """
+
+    mask: Mask
+    confidence: npt.NDArray[np.float32] | None = None
 
 
 class Predictor(Protocol):
@@ -34,12 +49,12 @@ class Predictor(Protocol):
         ...
 
     @property
-    def class_map(self) -> ClassMap:
+    def class_map(self) -> Classes:
         """What its masks mean."""
         ...
 
-    def segment(self, pixels: Pixels) -> Mask:
-        """Return the mask, of any size, of a uint8 ``(h, w, 3)`` BGR frame of any size."""
+    def segment(self, pixels: Pixels) -> Prediction:
+        """Read a uint8 ``(h, w, 3)`` BGR frame of any size."""
         ...
 
 
@@ -53,15 +68,16 @@ class RunPredictor:
         self._run = run
         self._member = load_member(run)
 
-    def segment(self, pixels: Pixels) -> Mask:
-        """Return the mask at the run's input size."""
+    def segment(self, pixels: Pixels) -> Prediction:
+        """Read a frame; the answer has the run's input size."""
         import torch  # noqa: PLC0415 - a bundle is evaluated without it
 
         frame = resize(pixels, self._run.input_size, max_anisotropy=self._run.max_anisotropy)
         channels_first = np.ascontiguousarray(frame.transpose(2, 0, 1)[None])
         with torch.inference_mode():
             logits = self._member(torch.from_numpy(channels_first).float())
-        return np.asarray(logits[0].argmax(dim=0).to(torch.uint8).numpy())
+            confidence, mask = logits[0].softmax(dim=0).max(dim=0)
+        return Prediction(mask=mask.to(torch.uint8).numpy(), confidence=confidence.numpy())
 
 
 class BundlePredictor:
@@ -73,9 +89,10 @@ class BundlePredictor:
         self.class_map = engine.manifest.class_map
         self._engine = engine
 
-    def segment(self, pixels: Pixels) -> Mask:
-        """Return the mask at the bundle's input size."""
-        return self._engine.segment(pixels).answer.mask
+    def segment(self, pixels: Pixels) -> Prediction:
+        """Read a frame; the answer has the bundle's input size."""
+        answer = self._engine.segment(pixels).answer
+        return Prediction(mask=answer.mask, confidence=answer.confidence.astype(np.float32) / 255)
 
 
 @contextmanager

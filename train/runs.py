@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from edge import __version__
 from edge.contract.boundary import parse, read_toml
 from edge.contract.bundle import InputSize, Name
-from edge.contract.classes import ClassMap
+from edge.contract.classes import Classes
 from edge.contract.errors import ConfigError
 from edge.contract.files import write_atomically
 from edge.contract.messages import Sha256
@@ -77,7 +77,7 @@ class RunFile(_Part):
     options: dict[str, Option]
     input: InputSize
     training: Training
-    classes: ClassMap
+    classes: Classes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +103,7 @@ class Run:
         return self.file.encoder
 
     @property
-    def class_map(self) -> ClassMap:
+    def class_map(self) -> Classes:
         """What the member's classes mean."""
         return self.file.classes
 
@@ -127,7 +127,7 @@ def write_run(  # noqa: PLR0913 - each is a fact of the run, named at the call
     member: Member,
     *,
     name: str,
-    class_map: ClassMap,
+    class_map: Classes,
     input_size: Size,
     training: Training,
     max_anisotropy: float = 1.2,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 NOT_VALID = 255
 """The mask value of a pixel that was not judged: never counted, in any class."""
@@ -31,17 +34,17 @@ class SurfaceClass(BaseModel):
         return self.labels.get(language, self.name)
 
 
-class ClassMap(RootModel[tuple[SurfaceClass, ...]]):
-    """All classes of a mask, in the order of their indices, with at least one ice and one water.
+class Classes(RootModel[tuple[SurfaceClass, ...]]):
+    """Classes of a mask, in the order of their indices, whatever their roles.
 
-    Two maps are the same to a model when names, indices and roles agree (``signature``);
-    colours and labels are for people.
+    Two are the same to a model when names, indices and roles agree (``signature``); colours and
+    labels are for people.
     """
 
     model_config = ConfigDict(frozen=True)
 
     @model_validator(mode="after")
-    def _consistent(self) -> ClassMap:
+    def _consistent(self) -> Self:
         indices = [surface.index for surface in self.root]
         if indices != list(range(len(indices))):
             message = f"expected class indices 0, 1, 2, … in order, not {indices}"
@@ -49,10 +52,6 @@ class ClassMap(RootModel[tuple[SurfaceClass, ...]]):
         if len(set(self.names)) != len(self.names):
             message = f"expected each class name once, not {', '.join(self.names)}"
             raise ValueError(message)
-        for role in ("ice", "water"):
-            if not self.indices(role):
-                message = f"expected at least one class of role {role!r}"
-                raise ValueError(message)
         return self
 
     def __len__(self) -> int:
@@ -76,3 +75,18 @@ class ClassMap(RootModel[tuple[SurfaceClass, ...]]):
     def describe(self) -> str:
         """Return one line for messages: ``0 water (water), 1 floe (ice)``."""
         return ", ".join(f"{s.index} {s.name} ({s.role})" for s in self.root)
+
+
+class ClassMap(Classes):
+    """What a station's masks mean: classes with at least one ice and one water.
+
+    Masks that a member is only pretrained on may do without: those have ``Classes``.
+    """
+
+    @model_validator(mode="after")
+    def _ice_and_water(self) -> Self:
+        for role in ("ice", "water"):
+            if not self.indices(role):
+                message = f"expected at least one class of role {role!r}"
+                raise ValueError(message)
+        return self

@@ -12,7 +12,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edge.contract.classes import ClassMap, Role
+    from edge.contract.classes import Classes, Role
     from edge.contract.masks import Mask
 
 Region = npt.NDArray[np.bool_]
@@ -53,7 +53,7 @@ class Coverage:
 
 def measure(
     mask: Mask,
-    class_map: ClassMap,
+    class_map: Classes,
     *,
     region: Region | None = None,
     member_masks: npt.NDArray[np.uint8] | None = None,
@@ -127,7 +127,7 @@ def sigrid3_ct(fraction: float | None) -> str:
     return f"{tenths}0"
 
 
-def _counts(mask: Mask, class_map: ClassMap, region: Region | None) -> list[int]:
+def _counts(mask: Mask, class_map: Classes, region: Region | None) -> list[int]:
     if region is not None and region.shape != mask.shape:
         message = f"region {region.shape} and mask {mask.shape} differ in (height, width)"
         raise ValueError(message)
@@ -141,7 +141,7 @@ def _counts(mask: Mask, class_map: ClassMap, region: Region | None) -> list[int]
     return [int(count) for count in counts[: len(class_map)]]
 
 
-def _ice_fraction(counts: Sequence[int], class_map: ClassMap) -> float | None:
+def _ice_fraction(counts: Sequence[int], class_map: Classes) -> float | None:
     ice = sum(counts[index] for index in class_map.indices("ice"))
     water = sum(counts[index] for index in class_map.indices("water"))
     return ice / (ice + water) if ice + water else None

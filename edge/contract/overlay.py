@@ -10,7 +10,7 @@ import numpy as np
 from edge.contract.classes import NOT_VALID
 
 if TYPE_CHECKING:
-    from edge.contract.classes import ClassMap, Language
+    from edge.contract.classes import Classes, Language
     from edge.contract.frames import Pixels
     from edge.contract.masks import Mask
 
@@ -18,7 +18,7 @@ TINT = 0.45
 _DIMMED = 0.35
 
 
-def paint(frame: Pixels, mask: Mask, class_map: ClassMap) -> Pixels:
+def paint(frame: Pixels, mask: Mask, class_map: Classes) -> Pixels:
     """Tint ice and water in their classes' colours, outline them, and dim what is not valid.
 
     frame: uint8 ``(height, width, 3)`` BGR; mask: uint8 of any size, stretched to the frame's by
@@ -47,7 +47,7 @@ def stretch(mask: Mask, height: int, width: int) -> Mask:
 
 
 def render_png(
-    frame: Pixels, mask: Mask, class_map: ClassMap, *, title: str, language: Language = "en"
+    frame: Pixels, mask: Mask, class_map: Classes, *, title: str, language: Language = "en"
 ) -> bytes:
     """Return the painted frame under a strip with the title and a legend, as PNG bytes."""
     from PIL import Image, ImageDraw, ImageFont  # noqa: PLC0415 - not needed to start the program

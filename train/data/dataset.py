@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,13 +15,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from edge.contract.boundary import parse, read_toml
 from edge.contract.bundle import Name
-from edge.contract.classes import NOT_VALID, Byte, ClassMap, Language, Role
+from edge.contract.classes import NOT_VALID, Byte, Classes, Language, Role
 from edge.contract.errors import CameraError, ConfigError
 from edge.contract.frames import decode_image
 from edge.contract.masks import decode_png
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -35,7 +35,9 @@ DATASET = "dataset.toml"
 DATA_FOLDER = "ICECAM_DATA"
 
 Split = Literal["train", "validation", "test"]
+_Row = tuple[float, float, float]
 FITTING: tuple[Split, ...] = ("train", "validation")
+VALIDATION_SHARE = 0.25
 _MOST_SHOWN = 100
 
 
@@ -87,15 +89,29 @@ class _Split(_Part):
     test: tuple[str, ...] = ()
 
 
+class _Ground(_Part):
+    """Where the ground is: a homography from pixels (x, y) to a plane, in any unit of length.
+
+    ``homography``: a .npy file of 3x3 numbers under the root, or the nine numbers row by row.
+    """
+
+    homography: Annotated[str, AfterValidator(_inside)] | tuple[_Row, _Row, _Row]
+
+
 class _DatasetFile(_Part):
-    """What a ``dataset.toml`` says."""
+    """What a ``dataset.toml`` says.
+
+    instances: where given, 8 or 16 bit PNGs of one value per floe, 0 where there is none.
+    """
 
     schema_id: Literal["icecam.dataset/1"] = Field(alias="schema")
     name: Name
     root: Annotated[str, AfterValidator(_inside)] | None = None
     images: Annotated[str, AfterValidator(_inside)]
     masks: Annotated[str, AfterValidator(_inside), AfterValidator(_one_mask_each)]
+    instances: Annotated[str, AfterValidator(_inside), AfterValidator(_one_mask_each)] | None = None
     ignore: Byte = NOT_VALID
+    ground: _Ground | None = None
     group: Annotated[str, AfterValidator(_with_a_group)]
     classes: Annotated[tuple[_DatasetClass, ...], Field(min_length=2)]
     split: _Split
@@ -112,11 +128,15 @@ class _DatasetFile(_Part):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """One image and its mask. ``group`` and ``split`` are None where the stem has no group."""
+    """One image and its mask. ``group`` and ``split`` are None where the stem has no group.
+
+    instances: a picture of its floes, None where the dataset has none.
+    """
 
     stem: str
     image: Path
     mask: Path
+    instances: Path | None
     group: str | None
     split: Split | None
 
@@ -134,17 +154,19 @@ class Dataset:
     """What lies on disk, found but not yet decoded.
 
     lookup: uint8 ``(256,)``, mask value on disk → class index or 255;
-    known: bool ``(256,)``, the values that may occur on disk.
+    known: bool ``(256,)``, the values that may occur on disk;
+    homography: float64 ``(3, 3)``, pixel (x, y, 1) of a native frame → ground, None if not known.
     """
 
     name: str
     source: Path
     root: Path
-    class_map: ClassMap
+    class_map: Classes
     items: tuple[Item, ...]
     held_back: dict[str, Split]
     lookup: npt.NDArray[np.uint8]
     known: npt.NDArray[np.bool_]
+    homography: npt.NDArray[np.float64] | None = None
 
     def of(self, split: Split | Literal["all"]) -> tuple[Item, ...]:
         """Return the items of a split, in the order of their names."""
@@ -178,12 +200,65 @@ def read_dataset(path: Path) -> Dataset:
         name=said.name,
         source=source,
         root=root,
-        class_map=parse(ClassMap, surfaces, where=f"{source}: classes"),
+        class_map=parse(Classes, surfaces, where=f"{source}: classes"),
         items=tuple(_items(source, root, said, held_back)),
         held_back=held_back,
         lookup=lookup,
         known=known,
+        homography=None if said.ground is None else _homography(source, root, said.ground),
     )
+
+
+def hold_out(
+    dataset: Dataset, group: str, *, validation_share: float = VALIDATION_SHARE
+) -> Dataset:
+    """Return the dataset split anew: ``group`` is for testing, the rest for fitting.
+
+    Of each other group, every image in turn that makes up ``validation_share`` (0..1) goes to
+    validation, evenly spread over the names; at least one, and never all of them together.
+    Raises ConfigError for a group that no image has, or where it is the only one.
+    """
+    if not 0 < validation_share < 1:
+        raise ConfigError(
+            f"a validation share of {validation_share}", expected="more than 0, less than 1"
+        )
+    groups = groups_of(dataset)
+    if group not in groups or len(groups) == 1:
+        others = "" if group not in groups else " and at least one other"
+        raise ConfigError(
+            f"{dataset.source}: cannot hold out {group!r}; the groups are {_listed(groups)}",
+            expected=f"one of them{others}",
+        )
+    return _split_anew(dataset, {group: "test"}, validation_share)
+
+
+def keep_all(dataset: Dataset, *, validation_share: float = VALIDATION_SHARE) -> Dataset:
+    """Return the dataset with nothing held back for testing: as ``hold_out``, of every group."""
+    return _split_anew(dataset, {}, validation_share)
+
+
+def groups_of(dataset: Dataset) -> tuple[str, ...]:
+    """Return the groups of a dataset, in order."""
+    return tuple(sorted({item.group for item in dataset.items if item.group is not None}))
+
+
+def _split_anew(dataset: Dataset, held_back: dict[str, Split], share: float) -> Dataset:
+    splits: dict[str, Split] = {}
+    for group in groups_of(dataset):
+        members = [item.stem for item in dataset.items if item.group == group]
+        split = held_back.get(group, "train")
+        splits |= dict.fromkeys(members, split)
+        if split == "train":
+            splits |= dict.fromkeys(_spread(members, share), "validation")
+    items = tuple(replace(item, split=splits.get(item.stem)) for item in dataset.items)
+    return replace(dataset, items=items, held_back=held_back)
+
+
+def _spread(stems: Sequence[str], share: float) -> list[str]:
+    """Return a share of the stems, at least one, evenly spread and away from both ends."""
+    count = max(1, round(len(stems) * share))
+    step = len(stems) / count
+    return [stems[int((position + 0.5) * step)] for position in range(count)]
 
 
 def read_sample(dataset: Dataset, item: Item) -> Sample:
@@ -358,9 +433,29 @@ def _items(
             stem=image.stem,
             image=image,
             mask=root / said.masks.replace("{stem}", image.stem),
+            instances=root / said.instances.replace("{stem}", image.stem)
+            if said.instances
+            else None,
             group=group,
             split=None if group is None else held_back.get(group, "train"),
         )
+
+
+def _homography(source: Path, root: Path, ground: _Ground) -> npt.NDArray[np.float64]:
+    said, where = ground.homography, f"{source}: ground.homography"
+    try:
+        matrix = np.load(root / said) if isinstance(said, str) else np.array(said)
+    except (OSError, ValueError) as problem:
+        raise ConfigError(
+            f"{where}: {said} cannot be read ({problem})", expected="a .npy file of 3x3 numbers"
+        ) from None
+    plain = np.asarray(matrix, np.float64) if matrix.dtype.kind in "fiu" else np.zeros(0)
+    if plain.shape != (3, 3) or not np.isfinite(plain).all() or not np.linalg.det(plain):
+        raise ConfigError(
+            f"{where}: an array of {matrix.dtype} {matrix.shape}",
+            expected="3x3 finite numbers that can be inverted",
+        )
+    return plain
 
 
 def _root(source: Path, root: str | None) -> Path:
@@ -382,5 +477,5 @@ def _data_folder() -> Path:
     return Path(os.environ.get(DATA_FOLDER) or beside_the_checkout)
 
 
-def _listed(groups: set[str] | Sequence[str]) -> str:
+def _listed(groups: Iterable[str]) -> str:
     return ", ".join(sorted(groups)) or "none"

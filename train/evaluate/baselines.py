@@ -9,14 +9,14 @@ import numpy as np
 from edge.contract.classes import NOT_VALID
 from edge.contract.errors import ConfigError
 from train.data.dataset import read_sample
+from train.predict import Prediction
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from sklearn.pipeline import Pipeline
 
-    from edge.contract.classes import ClassMap
+    from edge.contract.classes import Classes
     from edge.contract.frames import Pixels
-    from edge.contract.masks import Mask
     from train.data.dataset import Dataset
 
 PIXELS = 60_000
@@ -28,15 +28,18 @@ class ColourBaseline:
 
     name = "colour and row"
 
-    def __init__(self, class_map: ClassMap, regression: Pipeline) -> None:
+    def __init__(self, class_map: Classes, regression: Pipeline) -> None:
         """Use ``fit_baseline`` to make one."""
         self.class_map = class_map
         self._regression = regression
 
-    def segment(self, pixels: Pixels) -> Mask:
-        """Return the mask at the frame's own size."""
-        classes = self._regression.predict(features(pixels))
-        return np.asarray(classes, np.uint8).reshape(pixels.shape[:2])
+    def segment(self, pixels: Pixels) -> Prediction:
+        """Read a frame; the answer has its own size."""
+        shares = self._regression.predict_proba(features(pixels))
+        best = shares.argmax(axis=1)
+        classes = np.asarray(self._regression.classes_, np.uint8)[best].reshape(pixels.shape[:2])
+        confidence = np.asarray(shares.max(axis=1), np.float32).reshape(pixels.shape[:2])
+        return Prediction(mask=classes, confidence=confidence)
 
 
 def fit_baseline(dataset: Dataset, *, seed: int = 0) -> ColourBaseline:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from edge.contract.classes import ClassMap
+    from edge.contract.classes import Classes
     from edge.contract.masks import Mask
     from train.data.dataset import Dataset, Item, Progress, Sample, Split
     from train.predict import Predictor
@@ -61,7 +61,7 @@ class Evaluation:
     predictor: str
     dataset: str
     split: Side
-    class_map: ClassMap
+    class_map: Classes
     confusion: npt.NDArray[np.int64]
     scores: Scores
     images: tuple[ImageResult, ...]
@@ -214,7 +214,7 @@ def _predict(predictor: Predictor, sample: Sample, item: Item) -> Mask:
         raise ConfigError(
             f"{item.image}: {problem.found}", expected=problem.expected, then=problem.then
         ) from None
-    return stretch(prediction, *sample.mask.shape)
+    return stretch(prediction.mask, *sample.mask.shape)
 
 
 def _result(
@@ -222,7 +222,7 @@ def _result(
     sample: Sample,
     prediction: Mask,
     confusion: npt.NDArray[np.int64],
-    class_map: ClassMap,
+    class_map: Classes,
 ) -> ImageResult:
     region = sample.mask != NOT_VALID
     true, predicted = (

@@ -14,7 +14,7 @@ from edge.contract.coverage import measure
 from edge.contract.overlay import paint, stretch
 
 if TYPE_CHECKING:
-    from edge.contract.classes import ClassMap
+    from edge.contract.classes import Classes
     from edge.contract.frames import Pixels
     from edge.contract.masks import Mask
     from train.data.dataset import Sample
@@ -25,7 +25,7 @@ GAP_PX = 4
 BACKGROUND = (18, 22, 28)
 
 
-def render_panels(sample: Sample, prediction: Mask, class_map: ClassMap, *, title: str) -> bytes:
+def render_panels(sample: Sample, prediction: Mask, class_map: Classes, *, title: str) -> bytes:
     """Return PNG bytes: the frame, the truth and the prediction painted over it, captioned.
 
     prediction: uint8 of any size. It is shown, and its ice counted, where the truth is valid.
@@ -60,6 +60,6 @@ def _reduced(frame: Pixels) -> Pixels:
     return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _ice(mask: Mask, class_map: ClassMap) -> str:
+def _ice(mask: Mask, class_map: Classes) -> str:
     fraction = measure(mask, class_map).ice_pixel_fraction
     return "no ice or water" if fraction is None else f"{fraction:.0%} ice"

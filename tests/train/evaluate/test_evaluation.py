@@ -208,7 +208,7 @@ def test_a_predictor_that_answers_no_class_is_an_engine_error(tiny_dataset: Data
 def test_a_run_answers_at_its_input_size(tiny_run: Run, tiny_dataset: Dataset):
     frame = read_sample(tiny_dataset, tiny_dataset.items[0]).frame
     with open_predictor(tiny_run.folder) as predictor:
-        mask = predictor.segment(np.repeat(np.repeat(frame, 2, 0), 2, 1))
+        mask = predictor.segment(np.repeat(np.repeat(frame, 2, 0), 2, 1)).mask
     assert (mask.dtype, mask.shape) == (np.uint8, (48, 64))
     assert mask.max() < 3
 
