@@ -92,7 +92,7 @@ class BundlePredictor:
     def segment(self, pixels: Pixels) -> Prediction:
         """Read a frame; the answer has the bundle's input size."""
         answer = self._engine.segment(pixels).answer
-        return Prediction(mask=answer.mask, confidence=answer.confidence.astype(np.float32) / 255)
+        return Prediction(mask=answer.mask, confidence=np.divide(answer.confidence, 255, dtype=np.float32))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from train.data.dataset import read_dataset, read_sample
 from train.evaluate.baselines import features, fit_baseline
 from train.evaluate.evaluation import confusion_of, evaluate, table_of, write_json
 from train.evaluate.scores import score
-from train.predict import open_predictor
+from train.predict import Prediction, open_predictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,9 +42,9 @@ class Fixed:
         self.class_map = class_map
         self._mask = mask
 
-    def segment(self, pixels: Pixels) -> Mask:
+    def segment(self, pixels: Pixels) -> Prediction:
         del pixels
-        return self._mask
+        return Prediction(mask=self._mask)
 
 
 class Oracle:
@@ -57,8 +57,8 @@ class Oracle:
         samples = [read_sample(dataset, item) for item in dataset.items]
         self._masks = {s.frame.tobytes(): np.where(s.mask == 255, 0, s.mask) for s in samples}
 
-    def segment(self, pixels: Pixels) -> Mask:
-        return self._masks[pixels.tobytes()]
+    def segment(self, pixels: Pixels) -> Prediction:
+        return Prediction(mask=self._masks[pixels.tobytes()])
 
 
 def truths(dataset: Dataset, split: str) -> np.ndarray:
