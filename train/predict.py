@@ -92,7 +92,9 @@ class BundlePredictor:
     def segment(self, pixels: Pixels) -> Prediction:
         """Read a frame; the answer has the bundle's input size."""
         answer = self._engine.segment(pixels).answer
-        return Prediction(mask=answer.mask, confidence=np.divide(answer.confidence, 255, dtype=np.float32))
+        return Prediction(
+            mask=answer.mask, confidence=np.divide(answer.confidence, 255, dtype=np.float32)
+        )
 
 
 @contextmanager
