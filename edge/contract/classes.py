@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 NOT_VALID = 255
 """The mask value of a pixel that was not judged: never counted, in any class."""
@@ -44,7 +41,7 @@ class Classes(RootModel[tuple[SurfaceClass, ...]]):
     model_config = ConfigDict(frozen=True)
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self) -> Classes:
         indices = [surface.index for surface in self.root]
         if indices != list(range(len(indices))):
             message = f"expected class indices 0, 1, 2, … in order, not {indices}"
@@ -84,7 +81,7 @@ class ClassMap(Classes):
     """
 
     @model_validator(mode="after")
-    def _ice_and_water(self) -> Self:
+    def _ice_and_water(self) -> ClassMap:
         for role in ("ice", "water"):
             if not self.indices(role):
                 message = f"expected at least one class of role {role!r}"
