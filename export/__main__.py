@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edge.console import run_app
+from edge.contract.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from train.runs import Run
 
 app = typer.Typer(
     name="python -m export",
@@ -25,8 +31,11 @@ def _export() -> None:
 
 
 @app.command()
-def make(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders of `python -m train fit`.")],
+def make(  # noqa: PLR0913, PLR0917 - each is an option
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Run folders of `python -m train fit`, or one ensemble.toml."),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The bundle: NAME.icecam")],
     data: Annotated[
         Path | None,
@@ -36,6 +45,12 @@ def make(
         Path | None,
         typer.Option(help="Or a folder of pictures for the golden frames; no metrics then."),
     ] = None,
+    metrics: Annotated[
+        Path | None,
+        typer.Option(
+            help="Figures of `train evaluate --json` for the manifest, not measured anew."
+        ),
+    ] = None,
     bundle_id: Annotated[str, typer.Option("--id", help="By default the file's name.")] = "",
     serial: Annotated[
         int | None,
@@ -44,27 +59,33 @@ def make(
 ) -> None:
     """Build one graph of all runs, check it against torch, and write a bundle.
 
-    The members weigh the same. Nothing is written unless ONNX Runtime agrees with torch on at least
+    Runs weigh the same; an ensemble.toml of `python -m train ensemble` says what each weighs and
+    its temperature. Nothing is written unless ONNX Runtime agrees with torch on at least
     99.9 % of the pixels of every frame together, and wherever the decision is clear.
 
-    Example: [bold]python -m export make runs/unet runs/pspnet --data scenes -o ice.icecam[/bold]
+    Example: [bold]python -m export make ensemble.toml --data scenes -o ice.icecam[/bold]
     """
     from rich.console import Console
 
     from export.make import choose_frames
     from export.make import make as command
     from train.data.dataset import read_dataset
-    from train.runs import read_run
+    from train.evaluate.record import read_evaluation
 
     console = Console(highlight=False, soft_wrap=True)
     dataset = None if data is None else read_dataset(data)
     measurable = dataset is not None and bool(dataset.of("test"))
-    if dataset is not None and not measurable:
+    held_out = None if metrics is None else read_evaluation(metrics).held_out()
+    if dataset is not None and not measurable and held_out is None:
         console.print(f"{dataset.name} holds no test group back: the bundle gets no metrics")
+    members, weights, temperatures = _members(runs)
     made = command(
-        [read_run(run) for run in runs],
+        members,
         out,
+        weights=weights,
+        temperatures=temperatures,
         frames=choose_frames(dataset, frames),
+        held_out=held_out,
         held_out_on=dataset if measurable else None,
         bundle_id=bundle_id,
         serial=serial,
@@ -86,6 +107,26 @@ def make(
             f"[yellow]warning:[/yellow] no golden frame shows {', '.join(made.unseen)}: give "
             "frames that do, or nobody notices on the station when such a class is lost"
         )
+
+
+def _members(
+    paths: list[Path],
+) -> tuple[Sequence[Run], Sequence[float] | None, Sequence[float] | None]:
+    """Return runs, weights and temperatures, None for equal ones. Raises ConfigError."""
+    from train.ensembles import ENSEMBLE_ENDING, read_ensemble
+    from train.runs import read_run
+
+    files = [path for path in paths if path.suffix == ENSEMBLE_ENDING and not path.is_dir()]
+    if not files:
+        return [read_run(path) for path in paths], None, None
+    if len(paths) > 1:
+        raise ConfigError(
+            f"{files[0]} beside {len(paths) - 1} more",
+            expected="run folders, or one ensemble.toml alone",
+            then="Nothing was written.",
+        )
+    ensemble = read_ensemble(files[0])
+    return ensemble.runs, ensemble.weights, ensemble.temperatures
 
 
 if __name__ == "__main__":

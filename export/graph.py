@@ -47,10 +47,15 @@ class EnsembleGraph(nn.Module):
         pixels = frame.float().permute(0, 3, 1, 2)
         logits = [member(pixels) for member in self.members]
         calibrated = (
-            torch.softmax(one / temperature, dim=1) * share
+            torch.softmax(_cooled(one, temperature), dim=1) * share
             for share, temperature, one in zip(self.shares, self.temperatures, logits, strict=True)
         )
         return reduce(torch.add, calibrated), torch.cat([one.argmax(dim=1) for one in logits])
+
+
+def _cooled(logits: Tensor, temperature: float) -> Tensor:
+    """Divide by the temperature; at 1 the graph has no such step."""
+    return logits if temperature == 1 else logits / temperature
 
 
 def _byte(values: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import io
 import tempfile
 import warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from edge.engine.certify import AGREEMENT_FLOOR, GoldenAnswer, judge, pack_answe
 from edge.engine.ort import INPUT, OUTPUTS, OrtBackend
 from export.graph import EnsembleGraph, with_static_pooling
 from export.static_check import findings
+from train.ensembles import common_input, require_alike
 from train.runs import Run, load_member
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ CHECKED_FRAMES = 24
 GOLDEN_FRAMES = 4
 FULL = "full"
 ONNX_FILE = "ensemble.onnx"
+WITHOUT_GRAPH = frozenset({"maskrcnn"})
+"""Architectures that see floes: no static graph is made of them yet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,11 +59,23 @@ class Made:
     unseen: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Member:
+    """A run with the weight and the temperature that it has in the bundle."""
+
+    run: Run
+    weight: float
+    temperature: float
+
+
 def make(  # noqa: PLR0913 - each is named at the call
     runs: Sequence[Run],
     out: Path,
     *,
     frames: Sequence[Pixels],
+    weights: Sequence[float] | None = None,
+    temperatures: Sequence[float] | None = None,
+    held_out: HeldOut | None = None,
     held_out_on: Dataset | None = None,
     bundle_id: str = "",
     serial: int | None = None,
@@ -69,18 +84,23 @@ def make(  # noqa: PLR0913 - each is named at the call
     """Export runs as one bundle.
 
     frames: uint8 ``(h, w, 3)`` BGR of any size; torch and ONNX Runtime must agree on them, and the
-    most telling become golden. held_out_on: measured on its test split, into the manifest.
+    most telling become golden. weights, temperatures: one for each run, all alike and 1 where
+    None. held_out: metrics that were measured elsewhere, such as by cross-validation; else
+    held_out_on: measured on its test split. Runs that see floes have no graph and are left out,
+    which ``say`` is told; the others' weights are scaled up.
     Raises ConfigError for runs that don't fit together, BundleError where a check fails: nothing
     is written then.
     """
-    _require_alike(runs)
+    require_alike(runs)
+    _require_roles(runs[0])
+    members = _with_graph(_members(runs, weights, temperatures), say)
     make_folder(out.parent, what="the bundle's folder")
     if not frames:
         raise ConfigError("no frames to check with", expected="at least one picture")
     size = runs[0].input_size
     small = [resize(frame, size, max_anisotropy=np.inf) for frame in frames]
-    say(f"building one graph of {len(runs)} members at {size[0]}x{size[1]}")
-    graph = _graph(runs)
+    say(f"building one graph of {len(members)} members at {size[0]}x{size[1]}")
+    graph = _graph(members)
     onnx_bytes = _to_onnx(graph, size)
     say(f"comparing ONNX Runtime with torch on {len(small)} frames")
     answers = [_torch_answer(graph, frame) for frame in small]
@@ -90,8 +110,10 @@ def make(  # noqa: PLR0913 - each is named at the call
     for position, chosen in enumerate(golden):
         files[f"golden/{position}.png"] = _png(small[chosen])
         files[f"golden/{position}.npz"] = pack_answer(answers[chosen])
-    fields = _manifest_fields(runs, len(golden), bundle_id or out.stem, serial)
-    if held_out_on is not None:
+    fields = _manifest_fields(members, len(golden), bundle_id or out.stem, serial)
+    if held_out is not None:
+        fields["metrics"] = held_out.model_dump()
+    elif held_out_on is not None:
         say("measuring the ensemble on held-out images")
         fields["metrics"] = _measure(fields, files, held_out_on).model_dump()
     manifest = write_bundle(out, fields, files)
@@ -100,42 +122,56 @@ def make(  # noqa: PLR0913 - each is named at the call
     return Made(manifest=manifest, frames=len(small), agreement=agreement, unseen=unseen)
 
 
-def _require_alike(runs: Sequence[Run]) -> None:
-    first = runs[0]
-    for position, run in enumerate(runs[1:], start=1):
-        if run.name in {earlier.name for earlier in runs[:position]}:
+def _members(
+    runs: Sequence[Run], weights: Sequence[float] | None, temperatures: Sequence[float] | None
+) -> list[_Member]:
+    return [
+        _Member(run=run, weight=weight, temperature=temperature)
+        for run, weight, temperature in zip(
+            runs, weights or [1.0] * len(runs), temperatures or [1.0] * len(runs), strict=True
+        )
+    ]
+
+
+def _require_roles(run: Run) -> None:
+    for role in ("ice", "water"):
+        if not run.class_map.indices(role):
             raise ConfigError(
-                f"two runs are named {run.name!r}",
-                expected="a name of its own for each member",
-                then="Nothing was written.",
-            )
-        if run.class_map.signature != first.class_map.signature:
-            raise ConfigError(
-                f"class maps differ: run {first.name!r} has {first.class_map.describe()}; run "
-                f"{run.name!r} has {run.class_map.describe()}",
-                expected="the same names and roles in the same order",
-                then="Nothing was written.",
-            )
-        if run.input_size != first.input_size:
-            raise ConfigError(
-                f"input sizes differ: run {first.name!r} {first.input_size}, run {run.name!r} "
-                f"{run.input_size}",
-                expected="one (height, width) for all members",
+                f"run {run.name!r} has the classes {run.class_map.describe()}: none of the role "
+                f"{role!r}",
+                expected="runs that were trained on ice and water; this one is to start others",
                 then="Nothing was written.",
             )
 
 
-def _graph(runs: Sequence[Run]) -> EnsembleGraph:
-    members = [load_member(run) for run in runs]
-    graph = EnsembleGraph(members, weights=_weights(runs), temperatures=[1.0] * len(members)).eval()
-    height, width = runs[0].input_size
+def _with_graph(members: Sequence[_Member], say: Callable[[str], None]) -> list[_Member]:
+    """Leave out what sees floes, and let the others' weights sum to 1."""
+    kept = [one for one in members if one.run.architecture not in WITHOUT_GRAPH]
+    left_out = ", ".join(one.run.name for one in members if one not in kept)
+    if not kept:
+        raise ConfigError(
+            f"nothing but members that see floes ({left_out}), which have no graph yet",
+            expected="at least one other member",
+            then="Nothing was written.",
+        )
+    if left_out:
+        say(
+            f"left out: {left_out} (members that see floes have no graph yet); the bundle's "
+            f"ensemble is {', '.join(one.run.name for one in kept)}"
+        )
+    total = sum(one.weight for one in kept)
+    return [replace(one, weight=one.weight / total) for one in kept]
+
+
+def _graph(members: Sequence[_Member]) -> EnsembleGraph:
+    graph = EnsembleGraph(
+        [load_member(one.run) for one in members],
+        weights=[one.weight for one in members],
+        temperatures=[one.temperature for one in members],
+    ).eval()
+    height, width = members[0].run.input_size
     with_static_pooling(graph, torch.zeros(1, height, width, 3, dtype=torch.uint8))
     return graph
-
-
-def _weights(runs: Sequence[Run]) -> list[float]:
-    """Return one ensemble weight per run: all the same."""
-    return [1 / len(runs)] * len(runs)
 
 
 def _to_onnx(graph: EnsembleGraph, size: tuple[int, int]) -> bytes:
@@ -211,21 +247,21 @@ def _choose_golden(answers: Sequence[GoldenAnswer], class_count: int) -> list[in
 
 
 def _manifest_fields(
-    runs: Sequence[Run], golden: int, bundle_id: str, serial: int | None
+    members: Sequence[_Member], golden: int, bundle_id: str, serial: int | None
 ) -> dict[str, Any]:
     now = datetime.now(timezone.utc)
-    height, width = runs[0].input_size
-    weights = _weights(runs)
+    runs = [one.run for one in members]
+    (height, width), max_anisotropy = common_input(runs)
     return {
         "id": bundle_id,
         "serial": int(now.timestamp()) if serial is None else serial,
         "created_at": now,
         "min_icecam": "0.1.0",
-        "class_map": runs[0].class_map,
+        "class_map": runs[0].class_map.model_dump(),
         "input": {
             "height": height,
             "width": width,
-            "max_anisotropy": min(run.max_anisotropy for run in runs),
+            "max_anisotropy": max_anisotropy,
         },
         "graphs": [
             {
@@ -233,19 +269,20 @@ def _manifest_fields(
                 "file": ONNX_FILE,
                 "precision": "float32",
                 "members": [run.name for run in runs],
-                "weights": weights,
+                "weights": [one.weight for one in members],
             }
         ],
         "members": [
             {
-                "name": run.name,
-                "architecture": run.architecture,
-                "encoder": run.encoder,
-                "parameters": run.file.parameters,
-                "weight": weight,
-                "training": run.training_summary(),
+                "name": one.run.name,
+                "architecture": one.run.architecture,
+                "encoder": one.run.encoder,
+                "parameters": one.run.file.parameters,
+                "weight": one.weight,
+                "temperature": one.temperature,
+                "training": one.run.training_summary(),
             }
-            for run, weight in zip(runs, weights, strict=True)
+            for one in members
         ],
         "golden": [
             {"frame": f"golden/{position}.png", "answer": f"golden/{position}.npz"}

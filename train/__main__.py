@@ -1,12 +1,14 @@
-"""The workstation's command line: python -m train synth | fit | evaluate."""
+"""The workstation's command line: python -m train synth | fit | ensemble | evaluate | recipe."""
 
 from __future__ import annotations
 
 import typer
 
 from edge.console import run_app
+from train.commands.ensemble import ensemble
 from train.commands.evaluate import evaluate
 from train.commands.fit import fit
+from train.commands.recipe import recipe
 from train.commands.synth import synth
 
 app = typer.Typer(
@@ -25,11 +27,15 @@ From nothing to figures, without a real image:
 
     python -m train evaluate runs/unet data
 
+All of it, for several members, with an ensemble and a bundle at the end:
+
+    python -m train recipe train/recipes/floes-cpu.toml --out build/floes
+
 `--debug` anywhere shows the traceback of an error.
 """,
 )
 
-for command in (synth, fit, evaluate):
+for command in (synth, fit, ensemble, evaluate, recipe):
     app.command()(command)
 
 if __name__ == "__main__":

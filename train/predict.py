@@ -1,4 +1,4 @@
-"""Predictors: whatever turns a frame into a mask, be it a run, a bundle or a baseline."""
+"""Predictors: whatever turns a frame into a mask, a run, an ensemble, a bundle or a baseline."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ import numpy as np
 from edge.contract.bundle import open_bundle
 from edge.contract.errors import ConfigError
 from edge.engine import open_engine, resize
+from train.ensembles import ENSEMBLE_ENDING, common_input, read_ensemble
 from train.runs import load_member, read_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
+    import torch
 
     from edge.contract.classes import Classes
     from edge.contract.frames import Pixels
     from edge.contract.masks import Mask
     from edge.engine import Engine
+    from train.models.members import Kind
     from train.runs import Run
 
 BUNDLE_ENDING = ".icecam"
@@ -58,26 +61,62 @@ class Predictor(Protocol):
         ...
 
 
-class RunPredictor:
-    """A run's member, in torch."""
+class EnsemblePredictor:
+    """Runs that decide together, in torch: the weighted mean of their calibrated probabilities.
 
-    def __init__(self, run: Run) -> None:
-        """Load the member's parameters."""
-        self.name = run.name
-        self.class_map = run.class_map
-        self._run = run
-        self._member = load_member(run)
+    One run alone is an ensemble of one. A member that sees floes takes what it does not know, the
+    other classes, from those beside it; read alone, all that is not ice is the first water class.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        *,
+        name: str,
+        weights: Sequence[float],
+        temperatures: Sequence[float],
+    ) -> None:
+        """Load the members' parameters, once. The runs must be alike (``require_alike``)."""
+        self.name = name
+        self.class_map = runs[0].class_map
+        self._size, self._max_anisotropy = common_input(runs)
+        self._members = [load_member(run) for run in runs]
+        self._weights = tuple(weights)
+        self._temperatures = tuple(temperatures)
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """What each member's output says."""
+        return tuple(member.kind for member in self._members)
 
     def segment(self, pixels: Pixels) -> Prediction:
-        """Read a frame; the answer has the run's input size."""
+        """Read a frame; the answer has the runs' input size."""
         import torch  # noqa: PLC0415 - a bundle is evaluated without it
 
-        frame = resize(pixels, self._run.input_size, max_anisotropy=self._run.max_anisotropy)
-        channels_first = np.ascontiguousarray(frame.transpose(2, 0, 1)[None])
+        from train.models.mixture import mix  # noqa: PLC0415 - loads torch
+
         with torch.inference_mode():
-            logits = self._member(torch.from_numpy(channels_first).float())
-            confidence, mask = logits[0].softmax(dim=0).max(dim=0)
+            probabilities = mix(
+                self.outputs(pixels),
+                kinds=self.kinds,
+                weights=self._weights,
+                temperatures=self._temperatures,
+                ice=self.class_map.indices("ice"),
+                water=self.class_map.indices("water"),
+                classes=len(self.class_map),
+            )
+            confidence, mask = probabilities[0].max(dim=0)
         return Prediction(mask=mask.to(torch.uint8).numpy(), confidence=confidence.numpy())
+
+    def outputs(self, pixels: Pixels) -> list[torch.Tensor]:
+        """Return each member's own output for a frame, float32 ``[1, C, H, W]``."""
+        import torch  # noqa: PLC0415 - a bundle is evaluated without it
+
+        frame = resize(pixels, self._size, max_anisotropy=self._max_anisotropy)
+        channels_first = np.ascontiguousarray(frame.transpose(2, 0, 1)[None])
+        batch = torch.from_numpy(channels_first).float()
+        with torch.inference_mode():
+            return [member(batch) for member in self._members]
 
 
 class BundlePredictor:
@@ -97,16 +136,30 @@ class BundlePredictor:
         )
 
 
+def run_predictor(run: Run) -> EnsemblePredictor:
+    """Return a run's member alone, as it was trained."""
+    return EnsemblePredictor([run], name=run.name, weights=[1.0], temperatures=[1.0])
+
+
 @contextmanager
 def open_predictor(path: Path) -> Iterator[Predictor]:
-    """Open a run folder or a bundle (``.icecam``). Raises ConfigError, BundleError, EngineError."""
+    """Open a run folder, a bundle (``.icecam``) or an ensemble (``.toml``).
+
+    Raises ConfigError, BundleError, EngineError.
+    """
     if path.suffix == BUNDLE_ENDING and path.is_file():
         with open_engine(open_bundle(path)) as engine:
             yield BundlePredictor(engine)
+    elif path.suffix == ENSEMBLE_ENDING and path.is_file():
+        read = read_ensemble(path)
+        yield EnsemblePredictor(
+            read.runs, name=read.name, weights=read.weights, temperatures=read.temperatures
+        )
     elif path.is_dir():
-        yield RunPredictor(read_run(path))
+        yield run_predictor(read_run(path))
     else:
         raise ConfigError(
-            f"{path}: neither a folder nor a file that ends in {BUNDLE_ENDING}",
-            expected="a run folder or a bundle",
+            f"{path}: neither a folder nor a file that ends in {BUNDLE_ENDING} or "
+            f"{ENSEMBLE_ENDING}",
+            expected="a run folder or a bundle, or the ensemble.toml of several runs",
         )

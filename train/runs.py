@@ -45,16 +45,32 @@ class _Part(BaseModel):
 
 
 class Training(_Part):
-    """How a member was trained. ``best_epoch`` counts from 1; None where nothing was validated."""
+    """How a member was trained. ``best_epoch`` counts from 1; None where nothing was validated.
+
+    source: where the dataset.toml was; data: a digest of its images and their splits; held_out:
+    the group that was kept back; started_from: the run whose parameters it began with;
+    stopped_after: the epochs that were trained where patience ran out.
+    """
 
     dataset: str
     seed: int
     epochs: Count
+    source: str = ""
+    data: str = ""
+    held_out: str = ""
     images: Count = 0
     batch_size: Count = 0
     learning_rate: Annotated[float, Field(ge=0)] = 0.0
     precision: str = "32-true"
+    class_balance: str = "none"
+    augmentation: str = "none"
+    crop: tuple[int, int] | None = None
+    frozen: tuple[str, ...] = ()
+    encoder_parameters: str = "none"
+    started_from: str = ""
+    made_anew: tuple[str, ...] = ()
     best_epoch: Annotated[int, Field(ge=1)] | None = None
+    stopped_after: Annotated[int, Field(ge=1)] | None = None
     validation_miou: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
@@ -118,8 +134,13 @@ class Run:
         return self.file.input.max_anisotropy
 
     def training_summary(self) -> dict[str, str | int | float | None]:
-        """Return how it was trained, flat, for a bundle's manifest."""
-        return {**self.file.training.model_dump(), "icecam": self.file.icecam}
+        """Return how it was trained, flat, for a bundle's manifest: no path of this machine."""
+        said = self.file.training.model_dump(exclude={"source"}, exclude_defaults=True)
+        plain = {
+            key: " ".join(map(str, value)) if isinstance(value, tuple) else value
+            for key, value in said.items()
+        }
+        return {**plain, "icecam": self.file.icecam}
 
 
 def write_run(  # noqa: PLR0913 - each is a fact of the run, named at the call
@@ -202,7 +223,7 @@ def load_member(run: Run) -> Member:
     member = build_member(
         file.architecture,
         file.encoder,
-        classes=len(file.classes),
+        class_map=file.classes,
         options=file.options,
         mean=file.mean,
         std=file.std,

@@ -15,18 +15,22 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
-from edge.contract.bundle import Bundle, open_bundle
-from edge.contract.classes import ClassMap
+from edge.contract.bundle import Bundle, HeldOut, open_bundle
+from edge.contract.classes import Classes, ClassMap
 from edge.contract.errors import BundleError, CameraError, ConfigError
 from edge.engine import Answer, open_engine
 from edge.engine.certify import GoldenAnswer, replay_golden
 from edge.engine.ort import OrtBackend
+from export.__main__ import _members, app
 from export.graph import EnsembleGraph
 from export.make import Made, _choose_golden, choose_frames, make
 from export.static_check import findings
-from train.models.architectures import Member, build_member
-from train.runs import Run, Training, load_member, write_run
+from train.ensembles import Weighing, write_ensemble
+from train.models.architectures import ARCHITECTURES, Member, build_member
+from train.predict import open_predictor
+from train.runs import Run, Training, load_member, read_run, write_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +55,7 @@ def random_member(architecture: str) -> Member:
     return member
 
 
-def a_run(folder: Path, architecture: str, class_map: ClassMap, **changes: Any) -> Run:  # noqa: ANN401
+def a_run(folder: Path, architecture: str, class_map: Classes, **changes: Any) -> Run:  # noqa: ANN401
     fields: dict[str, Any] = {
         "name": architecture,
         "class_map": class_map,
@@ -272,6 +276,19 @@ def noise() -> list[Bytes]:
     return list(np.random.default_rng(1).integers(0, 256, (2, 96, 160, 3), np.uint8))
 
 
+@pytest.mark.parametrize(
+    "architecture", [name for name, row in ARCHITECTURES.items() if row.kind == "surfaces"]
+)
+def test_every_semantic_architecture_exports_to_a_graph_that_answers_as_torch_does(
+    tmp_path: Path, class_map: ClassMap, architecture: str
+) -> None:
+    # 96x160 in cells of 8, 16 or 32 pixels: the pyramids' 2, 3 and 6 parts don't all divide it
+    run = a_run(tmp_path / "run", architecture, class_map)
+    made = make([run], tmp_path / "one.icecam", frames=noise())
+    assert made.agreement >= 0.999
+    assert open_bundle(tmp_path / "one.icecam").manifest.members[0].architecture == architecture
+
+
 def other_classes(class_map: ClassMap, change: str) -> ClassMap:
     surfaces = [one.model_dump() for one in class_map.root]
     if change == "name":
@@ -388,3 +405,148 @@ def test_a_run_whose_parameters_were_changed_is_refused(tmp_path: Path, runs: li
     with pytest.raises(ConfigError, match="sha256"):
         make([changed], tmp_path / "out.icecam", frames=noise())
     assert not (tmp_path / "out.icecam").exists()
+
+
+@pytest.fixture(scope="module")
+def floes_run(runs: list[Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that calls itself Mask R-CNN; nothing in it is read but that."""
+    folder = tmp_path_factory.mktemp("floes") / "floes"
+    shutil.copytree(runs[0].folder, folder)
+    toml = (folder / "run.toml").read_text().replace('"unet"', '"maskrcnn"')
+    (folder / "run.toml").write_text(toml.replace('name = "maskrcnn"', 'name = "floes"'))
+    return read_run(folder)
+
+
+@pytest.fixture(scope="module")
+def weighed(
+    runs: list[Run],
+    floes_run: Run,
+    frames: list[Bytes],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, str]:
+    """A bundle of three weighed runs, made by the command line, and what that said."""
+    folder = tmp_path_factory.mktemp("weighed")
+    (folder / "frames").mkdir()
+    for number, frame in enumerate(frames):
+        assert cv2.imwrite(str(folder / "frames" / f"{number}.png"), frame)
+    weighing = Weighing(
+        weights=(0.1, 0.6, 0.3),
+        temperatures=(0.4, 1.0, 2.5),
+        how_weighed="fitted",
+        how_calibrated="fitted",
+    )
+    write_ensemble(folder / "three.toml", [runs[0], floes_run, runs[1]], weighing)
+    out = folder / "weighed.icecam"
+    arguments = ["make", str(folder / "three.toml"), "--frames", str(folder / "frames")]
+    ended = CliRunner().invoke(app, [*arguments, "-o", str(out)])
+    assert ended.exit_code == 0, ended.output
+    return out, ended.output
+
+
+@pytest.mark.data
+def test_an_ensemble_s_weights_and_temperatures_are_in_the_bundle_without_what_has_no_graph(
+    weighed: tuple[Path, str],
+) -> None:
+    """0.1 and 0.3 of the two that are left make 1/4 and 3/4."""
+    manifest = open_bundle(weighed[0]).manifest
+    assert [member.name for member in manifest.members] == ["unet", "pspnet"]
+    assert [member.weight for member in manifest.members] == pytest.approx([0.25, 0.75])
+    assert [member.temperature for member in manifest.members] == [0.4, 2.5]
+    assert manifest.graphs[0].weights == pytest.approx((0.25, 0.75))
+    assert "left out: floes (" in weighed[1]
+    assert "the bundle's ensemble is unet, pspnet" in weighed[1].replace("\n", " ")
+
+
+@pytest.mark.data
+def test_a_weighed_bundle_answers_as_the_ensemble_in_torch(
+    weighed: tuple[Path, str], runs: list[Run], frames: list[Bytes], tmp_path: Path
+) -> None:
+    weighing = Weighing(
+        weights=(0.25, 0.75),
+        temperatures=(0.4, 2.5),
+        how_weighed="fitted",
+        how_calibrated="fitted",
+    )
+    write_ensemble(tmp_path / "two.toml", runs, weighing)
+    alike = total = moved = 0
+    with (
+        open_predictor(weighed[0]) as bundle,
+        open_predictor(tmp_path / "two.toml") as ensemble,
+        open_predictor(runs[1].folder) as heaviest,
+    ):
+        for frame in frames:
+            found, expected = bundle.segment(frame), ensemble.segment(frame)
+            alike += int((found.mask == expected.mask).sum())
+            moved += int((heaviest.segment(frame).mask != expected.mask).sum())
+            total += found.mask.size
+            assert found.confidence is not None
+            assert expected.confidence is not None
+            assert np.abs(found.confidence - expected.confidence).max() <= 1.5 / 255
+    assert alike / total >= 0.999
+    assert moved > 0  # else one member alone would have decided
+
+
+@pytest.mark.data
+def test_a_temperature_of_one_costs_no_step_in_the_graph(
+    weighed: tuple[Path, str], bundle: Bundle
+) -> None:
+    assert not {"Div", "Mul"} & set(before_softmax(bundle))
+    assert all(kind in {"Div", "Mul"} for kind in before_softmax(open_bundle(weighed[0])))
+
+
+def before_softmax(bundle: Bundle) -> list[str]:
+    """The kind of node that each member's logits come from."""
+    graph = onnx.load_from_string(bundle.read("ensemble.onnx")).graph
+    makers = {name: node.op_type for node in graph.node for name in node.output}
+    found = [makers[node.input[0]] for node in graph.node if node.op_type == "Softmax"]
+    assert len(found) == 2
+    return found
+
+
+@pytest.mark.data
+def test_metrics_measured_elsewhere_go_into_the_manifest(
+    bundle: Bundle,
+    runs: list[Run],
+    frames: list[Bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    raw = bundle.read("ensemble.onnx")
+    monkeypatch.setattr("export.make._to_onnx", lambda *_: raw)
+    held_out = HeldOut(
+        dataset="floes/leave-one-day-out",
+        images=15,
+        miou=0.8,
+        pixel_accuracy=0.9,
+        iou={"other": None, "water": 0.7, "ice": 0.9},
+        ice_fraction_mae=0.03,
+    )
+    make(runs, tmp_path / "out.icecam", frames=frames[:2], held_out=held_out)
+    assert open_bundle(tmp_path / "out.icecam").manifest.metrics == held_out
+
+
+def test_nothing_but_members_of_floes_is_refused(floes_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing but members that see floes \(floes\)"):
+        make([floes_run], tmp_path / "out.icecam", frames=noise())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("role", ["ice", "water"])
+def test_classes_without_ice_or_water_are_refused_before_anything_is_built(
+    tmp_path: Path, class_map: ClassMap, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    surfaces = [one.model_dump() for one in class_map.root]
+    for surface in surfaces:
+        surface["role"] = "other" if surface["role"] == role else surface["role"]
+    run = a_run(tmp_path / "run", "unet", Classes.model_validate(surfaces), name="first-stage")
+    monkeypatch.setattr("export.make._graph", lambda *_: pytest.fail("built"))
+    out = tmp_path / "out.icecam"
+    with pytest.raises(ConfigError, match=f"run 'first-stage' has .*none of the role '{role}'"):
+        make([run], out, frames=noise())
+    assert not out.exists()
+
+
+def test_an_ensemble_file_stands_alone_on_the_command_line(runs: list[Run], tmp_path: Path) -> None:
+    (tmp_path / "e.toml").touch()
+    with pytest.raises(ConfigError, match=r"e\.toml beside 1 more; expected run folders, or one"):
+        _members([runs[0].folder, tmp_path / "e.toml"])

@@ -70,7 +70,7 @@ def test_the_loaded_member_answers_as_the_written_one(tmp_path: Path, tiny_datas
 def test_the_summary_fits_a_bundle_s_manifest(tiny_run: Run):
     summary = tiny_run.training_summary()
     assert summary["dataset"] == "tiny"
-    assert summary["validation_miou"] is None
+    assert not any("miou" in name for name in summary)
     ManifestMember(
         name=tiny_run.name,
         architecture=tiny_run.architecture,

@@ -19,11 +19,11 @@ DatasetPath = Annotated[
 ]
 
 
-def size_of(text: str) -> Size:
+def size_of(text: str, option: str = "--size") -> Size:
     """Return (height, width) of a text such as 224x384. Raises ConfigError."""
     found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
     if not found:
-        raise ConfigError(f"--size {text}", expected="HEIGHTxWIDTH, such as 224x384")
+        raise ConfigError(f"{option} {text}", expected="HEIGHTxWIDTH, such as 224x384")
     return int(found[1]), int(found[2])
 
 

@@ -18,40 +18,48 @@ if TYPE_CHECKING:
     from train.predict import Predictor
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - each is an option
     predictor: Annotated[
-        Path, typer.Argument(help="A run folder, or a bundle (.icecam).", show_default=False)
+        Path, typer.Argument(help="A run, an ensemble or a bundle (.icecam).", show_default=False)
     ],
     dataset: DatasetPath,
     *,
     split: Annotated[str, typer.Option(help="train, validation, test or all.")] = "test",
+    held_out: Annotated[
+        str, typer.Option("--hold-out", help="A group: measure on all its images, and on no other.")
+    ] = "",
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures to this file.")
     ] = None,
     overlays: Annotated[
         Path | None, typer.Option(help="A folder for frame | truth | prediction pictures.")
     ] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="A folder for plots: calibration, confusion, ice fraction.")
+    ] = None,
     baseline: Annotated[
-        bool, typer.Option("--baseline", help="Beside it: regression on colour and row.")
+        bool, typer.Option("--baseline", help="Beside it: Otsu, and regression on colour and row.")
     ] = False,
 ) -> None:
-    """Measure a run or a bundle on a dataset: IoU, pixel accuracy, error of the ice fraction.
+    """Measure on a dataset: IoU, outlines, calibration, error of the ice fraction.
 
     Example: python -m train evaluate runs/unet data --baseline
     """
     share_the_cores()
     from rich.console import Console
 
-    from train.data.dataset import read_dataset
-    from train.evaluate.baselines import fit_baseline
-    from train.evaluate.evaluation import refuse_another_map, table_of, write_json
+    from train.evaluate.baselines import fit_baselines
+    from train.evaluate.evaluation import refuse_another_map
+    from train.evaluate.plots import write_plots
+    from train.evaluate.record import write_json
+    from train.evaluate.table import table_of
     from train.predict import open_predictor
 
-    side, read = _side(split), read_dataset(dataset)
+    side, read = _images(dataset, split, held_out)
     console = Console()
     with open_predictor(predictor) as opened:
         refuse_another_map(opened, read)
-        predictors = [opened, fit_baseline(read)] if baseline else [opened]
+        predictors = [opened, *(fit_baselines(read) if baseline else ())]
         found = [
             _evaluated(one, read, side, overlays if one is opened else None, console)
             for one in predictors
@@ -59,6 +67,8 @@ def evaluate(
     console.print(table_of(found))
     if json_file:
         write_json(json_file, found)
+    if plots:
+        write_plots(plots, found)
 
 
 def _evaluated(
@@ -71,6 +81,21 @@ def _evaluated(
         return evaluate_predictor(
             predictor, dataset, split=side, overlays=overlays, progress=progress
         )
+
+
+def _images(path: Path, split: str, held_out: str) -> tuple[Side, Dataset]:
+    from train.data.dataset import hold_out, read_dataset
+
+    side = _side(split)
+    if not held_out:
+        return side, read_dataset(path)
+    if side != "test":
+        raise ConfigError(
+            f"--hold-out {held_out} with --split {split}",
+            expected="one of them",
+            then="A group that is held out is the test split.",
+        )
+    return side, hold_out(read_dataset(path), held_out)
 
 
 def _side(text: str) -> Side:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from edge.contract.boundary import parse
 from edge.contract.errors import ConfigError
 from train.commands.arguments import DatasetPath, share_the_cores, size_of
 
-if TYPE_CHECKING:
-    from train.fit.plan import Precision
+_MEMBER = "The member"
+_START = "What it begins with"
+_TRAINING = "Training"
+_MACHINE = "The machine"
 
 
 def fit(  # noqa: PLR0913 - each is an option
@@ -20,70 +23,189 @@ def fit(  # noqa: PLR0913 - each is an option
     out: Annotated[
         Path, typer.Option("-o", "--out", help="The run folder: new, or of an interrupted fit.")
     ],
-    architecture: Annotated[str, typer.Option(help="unet or pspnet.")] = "unet",
+    name: Annotated[str, typer.Option(help="Else the folder's.", rich_help_panel=_MEMBER)] = "",
+    architecture: Annotated[
+        str,
+        typer.Option(
+            help="unet, pspnet, psp-densenet, deeplabv3plus, upernet or maskrcnn.",
+            rich_help_panel=_MEMBER,
+        ),
+    ] = "unet",
     encoder: Annotated[
-        str, typer.Option(help="Of segmentation-models-pytorch, or tu- and timm's name.")
+        str,
+        typer.Option(
+            help="Of segmentation-models-pytorch, or tu- and timm's name.", rich_help_panel=_MEMBER
+        ),
     ] = "",
     option: Annotated[
         list[str] | None,
-        typer.Option(help="KEY=VALUE of the architecture, such as decoder_channels=64,32,24,16,8."),
+        typer.Option(
+            help="KEY=VALUE of the architecture, such as decoder_channels=64,32,24,16,8.",
+            rich_help_panel=_MEMBER,
+        ),
     ] = None,
-    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH that the member sees.")] = "224x384",
+    size: Annotated[
+        str, typer.Option(help="HEIGHTxWIDTH that the member sees.", rich_help_panel=_MEMBER)
+    ] = "224x384",
     max_anisotropy: Annotated[
-        float, typer.Option(help="How far frames may be distorted to that size.")
+        float,
+        typer.Option(help="How far frames may be distorted to that size.", rich_help_panel=_MEMBER),
     ] = 1.2,
-    epochs: Annotated[int, typer.Option(help="How often it sees every image.")] = 30,
-    batch: Annotated[int, typer.Option(help="Images per step.")] = 8,
-    learning_rate: Annotated[float, typer.Option("--lr", help="The cycle's highest.")] = 3e-3,
+    encoder_parameters: Annotated[
+        str,
+        typer.Option(
+            help="none, a set that the library has, such as imagenet, or a .safetensors file.",
+            rich_help_panel=_START,
+        ),
+    ] = "none",
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="A run of the same network, trained on other data; other classes: a new head.",
+            rich_help_panel=_START,
+        ),
+    ] = None,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A part that keeps its parameters: encoder, decoder or head.",
+            rich_help_panel=_START,
+        ),
+    ] = None,
+    hold_out: Annotated[
+        str,
+        typer.Option(
+            help="Keep this group for testing, whatever the dataset's own split says.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = "",
+    validation_share: Annotated[
+        float,
+        typer.Option(
+            help="With --hold-out: the share of each other group that validates.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = 0.25,
+    epochs: Annotated[
+        int, typer.Option(help="How often it sees every image.", rich_help_panel=_TRAINING)
+    ] = 30,
+    patience: Annotated[
+        int,
+        typer.Option(
+            help="Stop after so many epochs without a better one; 0: never.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = 0,
+    batch: Annotated[int, typer.Option(help="Images per step.", rich_help_panel=_TRAINING)] = 8,
+    learning_rate: Annotated[
+        float, typer.Option("--lr", help="The cycle's highest.", rich_help_panel=_TRAINING)
+    ] = 3e-3,
+    class_balance: Annotated[
+        str,
+        typer.Option(
+            help="none, or median: rare classes count for more.", rich_help_panel=_TRAINING
+        ),
+    ] = "none",
+    augmentation: Annotated[
+        str,
+        typer.Option(help="full (weather, light, view), light or none.", rich_help_panel=_TRAINING),
+    ] = "full",
+    crop: Annotated[
+        str,
+        typer.Option(
+            help="HEIGHTxWIDTH of random windows of the frame; all of it by default.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = "",
     precision: Annotated[
-        str, typer.Option(help="32-true, bf16-mixed, or auto: the quickest of this machine.")
+        str,
+        typer.Option(
+            help="32-true, bf16-mixed, 16-mixed, or auto: the quickest of this machine.",
+            rich_help_panel=_TRAINING,
+        ),
     ] = "auto",
-    seed: Annotated[int, typer.Option(help="The same seed gives the same parameters.")] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode images; 0: none.")] = 0,
-    name: Annotated[str, typer.Option(help="The member's name; else the folder's.")] = "",
+    seed: Annotated[
+        int,
+        typer.Option(help="The same seed gives the same parameters.", rich_help_panel=_TRAINING),
+    ] = 0,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Processes that decode images; 0: none.", rich_help_panel=_MACHINE
+        ),
+    ] = 0,
+    accelerator: Annotated[
+        str, typer.Option(help="auto, gpu, cpu: Lightning's words.", rich_help_panel=_MACHINE)
+    ] = "auto",
+    devices: Annotated[
+        str, typer.Option(help="How many of them, or auto for all.", rich_help_panel=_MACHINE)
+    ] = "1",
+    nodes: Annotated[int, typer.Option(help="Machines.", rich_help_panel=_MACHINE)] = 1,
+    strategy: Annotated[
+        str, typer.Option(help="auto, ddp …: Lightning's words.", rich_help_panel=_MACHINE)
+    ] = "auto",
 ) -> None:
     """Train one member, and keep its best epoch.
 
     Interrupted? The same command goes on after the last whole epoch.
 
-    Example: python -m train fit data --architecture pspnet -o runs/pspnet
+    From scratch: python -m train fit data --architecture pspnet -o runs/pspnet
+
+    In stages, each from the one before: python -m train fit floes --from runs/water -o runs/floes
     """
-    pixels, options = size_of(size), _options(option or [])
+    settings = {
+        "epochs": epochs,
+        "patience": patience,
+        "batch_size": batch,
+        "learning_rate": learning_rate,
+        "class_balance": class_balance,
+        "augmentation": augmentation,
+        "crop": size_of(crop, "--crop") if crop else None,
+        "precision": precision,
+        "frozen": tuple(freeze or ()),
+        "seed": seed,
+    }
+    height, width = size_of(size)
+    choice = {
+        "architecture": architecture,
+        "encoder": encoder,
+        "options": _options(option or []),
+        "encoder_parameters": encoder_parameters,
+        "height": height,
+        "width": width,
+        "max_anisotropy": max_anisotropy,
+    }
+    if start is not None and encoder_parameters != "none":
+        raise ConfigError(
+            "--from and --encoder-parameters together", expected="one of them: a run brings both"
+        )
     share_the_cores()
 
     from rich.console import Console
 
+    from train.data.dataset import hold_out as held_out
     from train.data.dataset import read_dataset
+    from train.fit.plan import Choice, Hardware, Settings
     from train.fit.trainer import fit as fit_member
 
+    data = read_dataset(dataset)
     fit_member(
-        read_dataset(dataset),
-        architecture=architecture,
-        encoder=encoder,
-        options=options,
-        input_size=pixels,
-        max_anisotropy=max_anisotropy,
-        epochs=epochs,
-        batch_size=batch,
-        learning_rate=learning_rate,
-        precision=_precision(precision),
-        seed=seed,
-        workers=workers,
+        held_out(data, hold_out, validation_share=validation_share) if hold_out else data,
+        parse(Choice, choice, where="options"),
+        parse(Settings, settings, where="options"),
         out=out,
         name=name,
+        start=start,
+        hardware=Hardware(
+            accelerator=accelerator,
+            devices=int(devices) if devices.isdigit() else devices,
+            nodes=nodes,
+            strategy=strategy,
+            workers=workers,
+        ),
         console=Console(),
     )
-
-
-def _precision(text: str) -> Precision | None:
-    known: dict[str, Precision | None] = {
-        "auto": None,
-        "32-true": "32-true",
-        "bf16-mixed": "bf16-mixed",
-    }
-    if text not in known:
-        raise ConfigError(f"--precision {text}", expected=f"one of {', '.join(known)}")
-    return known[text]
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:

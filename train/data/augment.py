@@ -1,96 +1,122 @@
-"""Augmentation: what weather, hour and a nudged mast do to a frame. The mask follows the frame."""
+"""Augmentation: what weather, hour and a nudged mast do to a frame. Masks follow the frame."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-import cv2
-import numpy as np
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from edge.contract.classes import NOT_VALID
+from edge.contract.errors import ConfigError
+from train.data.weather import Fog, Glare, Jpeg, LightField, MotionBlur, Searchlight, Snow, Tone
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    from collections.abc import Callable
 
-    from edge.contract.frames import Pixels
-    from edge.contract.masks import Mask
+    from torch import Tensor
 
-FLIPPED = 0.5
-MOVED = 0.5
-BLURRED = 0.1
-NOISY = 0.2
-SCALE = (0.9, 1.3)
-TURN_DEG = 2.0
-EXPOSURE = 0.2
-CONTRAST = 0.15
-GAMMA = 0.15
-WHITE_BALANCE = 0.05
-SATURATION = (0.6, 1.2)
-BLUR_PX = (0.4, 1.0)
-NOISE = (1.0, 5.0)
-
-_GREY_BGR = np.array([0.114, 0.587, 0.299], np.float32)
-_LEVELS = np.arange(256, dtype=np.float32) / 255
+Strength = Literal["full", "light", "none"]
 
 
-def augment(frame: Pixels, mask: Mask, rng: np.random.Generator) -> tuple[Pixels, Mask]:
-    """Return a changed copy of a frame uint8 ``(H, W, 3)`` BGR and its mask uint8 ``(H, W)``.
+class FloeMap(tv_tensors.Mask):  # type: ignore[misc]  # torchvision ships no types
+    """A map of floes, int32 ``[H, W]``: what comes in from outside the frame is no floe."""
 
-    The same ``rng`` state gives the same result. What comes in from outside the frame is mirrored
-    in the frame and 255 in the mask.
+
+OUTSIDE = {tv_tensors.Image: 0, tv_tensors.Mask: NOT_VALID, FloeMap: 0}
+"""What comes in from outside the frame."""
+
+
+def strength_of(text: str) -> Strength:
+    """Return the name of a preset. Raises ConfigError for any other text."""
+    for strength in PRESETS:
+        if text == strength:
+            return strength
+    raise ConfigError(f"augmentation {text!r}", expected=f"one of {', '.join(PRESETS)}")
+
+
+def augmentation(strength: Strength) -> v2.Transform:
+    """Return the transform of a preset. Raises ConfigError for an unknown one."""
+    return PRESETS[strength_of(strength)]()
+
+
+def augment(
+    change: v2.Transform, frame: Tensor, mask: Tensor, floes: Tensor, *, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a frame uint8 ``[3, H, W]`` BGR, its mask uint8 and floes int32 ``[H, W]``, changed.
+
+    The same seed (0 to 2**64 - 1) gives the same pixels; torch's generator is left as it was.
+    What comes in from outside the frame is black in the frame, 255 in the mask, 0 in the floes,
+    which may be empty ``[0, 0]``. The inputs are not written to.
     """
-    frame, mask = _place(frame, mask, rng)
-    frame = _light(_saturation(frame, rng), rng)
-    return _sensor(frame, rng), mask
+    parts = [tv_tensors.Image(frame.flip(0)), tv_tensors.Mask(mask)]
+    if floes.numel():
+        parts.append(FloeMap(floes))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        changed = [part.as_subclass(torch.Tensor) for part in change(*parts)]
+    return changed[0].flip(0), changed[1], changed[2] if floes.numel() else floes
 
 
-def _place(frame: Pixels, mask: Mask, rng: np.random.Generator) -> tuple[Pixels, Mask]:
-    if rng.random() < FLIPPED:
-        frame, mask = frame[:, ::-1].copy(), mask[:, ::-1].copy()
-    if rng.random() >= MOVED:
-        return frame, mask
-    height, width = mask.shape
-    scale = float(np.exp(rng.uniform(*np.log(SCALE))))
-    matrix = cv2.getRotationMatrix2D(
-        ((width - 1) / 2, (height - 1) / 2), rng.uniform(-TURN_DEG, TURN_DEG), scale
+def _full() -> v2.Transform:
+    return v2.Compose(
+        [
+            v2.RandomHorizontalFlip(0.5),
+            _sometimes(
+                0.75, _one_of(_affine(4.0, (0.9, 1.6)), _perspective(0.25), odds=(0.7, 0.3))
+            ),
+            _sometimes(0.45, _one_of(LightField(), Searchlight(), odds=(0.55, 0.45))),
+            _sometimes(0.15, Glare()),
+            _sometimes(0.15, Fog()),
+            _sometimes(0.07, Snow()),
+            _sometimes(0.12, _one_of(MotionBlur(), v2.GaussianBlur(5, (0.4, 1.6)))),
+            _sometimes(0.8, v2.ColorJitter(brightness=0.4, contrast=0.3, saturation=0.5)),
+            _sometimes(0.5, Tone()),
+            v2.RandomGrayscale(0.15),
+            _sometimes(0.3, _one_of(*(v2.GaussianNoise(sigma=s) for s in (0.01, 0.025, 0.05)))),
+            _sometimes(0.15, Jpeg((25, 90))),
+        ]
     )
-    room = abs(scale - 1) / 2
-    matrix[:, 2] = matrix[:, 2] + rng.uniform(-room, room, 2) * (width, height)
-    moved = cv2.warpAffine(frame, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
-    labels = cv2.warpAffine(
-        mask,
-        matrix,
-        (width, height),
-        flags=cv2.INTER_NEAREST,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=NOT_VALID,
+
+
+def _light() -> v2.Transform:
+    return v2.Compose(
+        [
+            v2.RandomHorizontalFlip(0.5),
+            _sometimes(0.5, _affine(2.0, (0.9, 1.3))),
+            v2.ColorJitter(brightness=0.2, contrast=0.15, saturation=0.3),
+            _sometimes(0.5, Tone(gamma=0.15, balance=0.05)),
+            _sometimes(0.05, v2.GaussianBlur(3, (0.4, 1.0))),
+            _sometimes(0.15, v2.GaussianNoise(sigma=0.015)),
+        ]
     )
-    return np.asarray(moved, np.uint8), np.asarray(labels, np.uint8)
 
 
-def _saturation(frame: Pixels, rng: np.random.Generator) -> Pixels:
-    amount = np.float32(rng.uniform(*SATURATION))
-    mix = np.eye(3, dtype=np.float32) * amount + np.tile(_GREY_BGR, (3, 1)) * (1 - amount)
-    return np.asarray(cv2.transform(frame, mix), np.uint8)
+PRESETS: dict[Strength, Callable[[], v2.Transform]] = {
+    "full": _full,
+    "light": _light,
+    "none": v2.Identity,
+}
 
 
-def _light(frame: Pixels, rng: np.random.Generator) -> Pixels:
-    """Exposure, contrast, gamma and white balance, as one table per channel."""
-    gamma = np.exp(rng.uniform(-GAMMA, GAMMA))
-    gain = np.exp(rng.uniform(-EXPOSURE, EXPOSURE))
-    contrast = np.exp(rng.uniform(-CONTRAST, CONTRAST))
-    balance = np.exp(rng.uniform(-WHITE_BALANCE, WHITE_BALANCE, 3))
-    mean = float(frame.mean()) / 255
-    curve = ((_LEVELS**gamma - mean) * contrast + mean) * gain
-    table = np.clip(curve[:, None] * balance * 255 + 0.5, 0, 255).astype(np.uint8)
-    return np.asarray(cv2.LUT(frame, table[None]), np.uint8)
+def _sometimes(chance: float, change: v2.Transform) -> v2.Transform:
+    return v2.RandomApply([change], p=chance)
 
 
-def _sensor(frame: Pixels, rng: np.random.Generator) -> Pixels:
-    if rng.random() < BLURRED:
-        frame = np.asarray(cv2.GaussianBlur(frame, (0, 0), rng.uniform(*BLUR_PX)), np.uint8)
-    if rng.random() >= NOISY:
-        return frame
-    noise: npt.NDArray[np.float32] = rng.standard_normal(frame.shape, np.float32)
-    noisy = frame + noise * np.float32(rng.uniform(*NOISE))
-    return np.asarray(np.clip(noisy + 0.5, 0, 255), np.uint8)
+def _one_of(*changes: v2.Transform, odds: tuple[float, ...] | None = None) -> v2.Transform:
+    return v2.RandomChoice(list(changes), p=odds and list(odds))
+
+
+def _affine(turn_deg: float, scale: tuple[float, float]) -> v2.Transform:
+    return v2.RandomAffine(
+        turn_deg,
+        translate=(0.1, 0.1),
+        scale=scale,
+        interpolation=v2.InterpolationMode.BILINEAR,
+        fill=OUTSIDE,
+    )
+
+
+def _perspective(distortion: float) -> v2.Transform:
+    return v2.RandomPerspective(distortion, p=1, fill=OUTSIDE)

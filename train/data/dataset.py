@@ -173,8 +173,10 @@ class Dataset:
         return tuple(i for i in self.items if i.split and split in ("all", i.split))
 
 
-def read_dataset(path: Path) -> Dataset:
+def read_dataset(path: Path, *, data: Path | None = None) -> Dataset:
     """Read a ``dataset.toml``, or the one in a folder, and list its images.
+
+    data: where its ``root`` lies, if not beside it; else the folder named by ICECAM_DATA.
 
     Raises ConfigError where the file is wrong or no image is found. Images and masks are not
     opened: that is ``check``.
@@ -186,7 +188,7 @@ def read_dataset(path: Path) -> Dataset:
         {"index": index, **surface.model_dump(exclude={"values"})}
         for index, surface in enumerate(said.classes)
     ]
-    root = _root(source, said.root)
+    root = _root(source, said.root, data or _data_folder())
     known = np.zeros(256, np.bool_)
     lookup = np.full(256, NOT_VALID, np.uint8)
     known[said.ignore] = True
@@ -284,33 +286,36 @@ def check(
     needed: Sequence[Split] = FITTING,
     fits: Callable[[Pixels], object] | None = None,
     progress: Progress | None = None,
-) -> None:
+) -> npt.NDArray[np.int64]:
     """Open everything and raise one ConfigError that lists all that is wrong.
+
+    Returns how many training pixels each class has, int64 ``(C,)``.
 
     needed: the splits that may not be empty. Where "train" is among them, every class must occur
     in a training mask. fits: called with every frame; the ConfigError it raises is a defect too.
     """
     defects = list(_layout_defects(dataset, needed))
-    seen = np.zeros(256, np.bool_)
+    pixels = np.zeros(len(dataset.class_map), np.int64)
     with ThreadPoolExecutor() as pool:
         looks = pool.map(lambda item: _look_at(dataset, item, fits), dataset.items)
         for done, (item, look) in enumerate(zip(dataset.items, looks, strict=True), 1):
             defects += look.defects
             if item.split == "train":
-                seen |= look.values_seen
+                pixels += look.pixels
             if progress:
                 progress(done, len(dataset.items))
     if "train" in needed and dataset.of("train"):
-        defects += _unseen_classes(dataset, seen)
+        defects += _unseen_classes(dataset, pixels)
     _refuse(dataset, defects)
+    return pixels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Look:
-    """What one image and its mask showed. values_seen: bool ``(256,)``."""
+    """What one image and its mask showed. pixels: of each class, int64 ``(C,)``."""
 
     defects: tuple[str, ...]
-    values_seen: npt.NDArray[np.bool_]
+    pixels: npt.NDArray[np.int64]
 
 
 def _look_at(dataset: Dataset, item: Item, fits: Callable[[Pixels], object] | None) -> _Look:
@@ -326,11 +331,11 @@ def _look_at(dataset: Dataset, item: Item, fits: Callable[[Pixels], object] | No
         values = _read_values(dataset, item)
     except ConfigError as problem:
         defects.append(str(problem))
-    seen = np.zeros(256, np.bool_)
+    pixels = np.zeros(len(dataset.class_map), np.int64)
     if values is not None:
-        seen = np.bincount(values.ravel(), minlength=256) > 0
+        pixels += np.bincount(dataset.lookup[values].ravel(), minlength=256)[: len(pixels)]
         defects += _disagreements(dataset, item, frame, values)
-    return _Look(defects=tuple(defects), values_seen=seen)
+    return _Look(defects=tuple(defects), pixels=pixels)
 
 
 def _read_frame(dataset: Dataset, item: Item) -> Pixels:
@@ -394,10 +399,9 @@ def _layout_defects(dataset: Dataset, needed: Sequence[Split]) -> Iterator[str]:
             yield f"split: no image is left for {split}; the groups are {_listed(groups)}"
 
 
-def _unseen_classes(dataset: Dataset, seen: npt.NDArray[np.bool_]) -> Iterator[str]:
-    taught = set(dataset.lookup[seen & dataset.known].tolist())
-    for surface in dataset.class_map.root:
-        if surface.index not in taught:
+def _unseen_classes(dataset: Dataset, pixels: npt.NDArray[np.int64]) -> Iterator[str]:
+    for surface, count in zip(dataset.class_map.root, pixels, strict=True):
+        if not count:
             yield f"classes[{surface.index}]: no training mask holds {surface.name!r}"
 
 
@@ -458,10 +462,10 @@ def _homography(source: Path, root: Path, ground: _Ground) -> npt.NDArray[np.flo
     return plain
 
 
-def _root(source: Path, root: str | None) -> Path:
+def _root(source: Path, root: str | None, data: Path) -> Path:
     if root is None:
         return source.parent
-    places = [source.parent, _data_folder()]
+    places = [source.parent, data]
     for place in places:
         if (place / root).is_dir():
             return place / root

@@ -1,9 +1,14 @@
-"""The floor: logistic regression on a pixel's colour and row, blind to its neighbours."""
+"""The floor: what needs no network.
+
+Otsu splits a frame's grey levels in two; a logistic regression knows a pixel's colour and row. Both
+are blind to its neighbours.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from edge.contract.classes import NOT_VALID
@@ -18,13 +23,42 @@ if TYPE_CHECKING:
     from edge.contract.classes import Classes
     from edge.contract.frames import Pixels
     from train.data.dataset import Dataset
+    from train.predict import Predictor
 
 PIXELS = 60_000
 """How many training pixels it is fitted on, spread evenly over the images."""
 
 
+class OtsuBaseline:
+    """A predictor that was fitted to nothing: of each frame, the bright pixels are ice.
+
+    The threshold is Otsu's (1979, IEEE Trans. SMC 9(1)), over all of the frame's grey levels, so
+    that it knows nothing of the labels. (Where a reference figure takes the threshold inside the
+    labels' footprint, the truth has helped it.) Bright is the map's first ice class, dark its
+    first water class; it does not know how sure it is.
+    """
+
+    name = "otsu"
+
+    def __init__(self, class_map: Classes) -> None:
+        """Raise ConfigError where the map has no ice or no water."""
+        if not tells_ice_from_water(class_map):
+            raise ConfigError(
+                f"the classes {class_map.describe()}", expected="ice and water, for a threshold"
+            )
+        self.class_map = class_map
+        self._ice, self._water = class_map.indices("ice")[0], class_map.indices("water")[0]
+
+    def segment(self, pixels: Pixels) -> Prediction:
+        """Read a frame; the answer has its own size."""
+        grey = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+        threshold, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+        mask = np.where(grey > threshold, self._ice, self._water).astype(np.uint8)
+        return Prediction(mask=mask)
+
+
 class ColourBaseline:
-    """A predictor that any network should beat."""
+    """A predictor that any network should beat, fitted to the train split."""
 
     name = "colour and row"
 
@@ -40,6 +74,17 @@ class ColourBaseline:
         classes = np.asarray(self._regression.classes_, np.uint8)[best].reshape(pixels.shape[:2])
         confidence = np.asarray(shares.max(axis=1), np.float32).reshape(pixels.shape[:2])
         return Prediction(mask=classes, confidence=confidence)
+
+
+def fit_baselines(dataset: Dataset) -> tuple[Predictor, ...]:
+    """Return every baseline that the dataset's classes allow. Raises ConfigError as they do."""
+    otsu = (OtsuBaseline(dataset.class_map),) if tells_ice_from_water(dataset.class_map) else ()
+    return (*otsu, fit_baseline(dataset))
+
+
+def tells_ice_from_water(class_map: Classes) -> bool:
+    """Whether both roles have a class."""
+    return bool(class_map.indices("ice") and class_map.indices("water"))
 
 
 def fit_baseline(dataset: Dataset, *, seed: int = 0) -> ColourBaseline:

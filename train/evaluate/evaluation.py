@@ -1,24 +1,23 @@
-"""How good a run or a bundle is, on images of a dataset."""
+"""How good a predictor is on images of a dataset."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from rich.table import Table
 
 from edge.contract.bundle import HeldOut
-from edge.contract.classes import NOT_VALID
-from edge.contract.coverage import measure
-from edge.contract.errors import ConfigError, EngineError
-from edge.contract.files import write_atomically
-from edge.contract.masks import stray_values
+from edge.contract.errors import ConfigError
+from edge.contract.files import make_folder, write_atomically
 from edge.contract.overlay import stretch
+from edge.geometry import ground_areas
 from train.data.dataset import check_layout, read_sample
+from train.evaluate.calibration import joined
+from train.evaluate.measure import measure_image
 from train.evaluate.panels import render_panels
-from train.evaluate.scores import Scores, score
+from train.evaluate.scores import mean_known, ratios, score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,64 +26,109 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from edge.contract.classes import Classes
-    from edge.contract.masks import Mask
+    from edge.contract.frames import Size
     from train.data.dataset import Dataset, Item, Progress, Sample, Split
-    from train.predict import Predictor
+    from train.evaluate.calibration import Reliability
+    from train.evaluate.measure import ImageResult
+    from train.evaluate.scores import Scores
+    from train.predict import Prediction, Predictor
 
 Side = Literal["train", "validation", "test", "all"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ImageResult:
-    """One image. Ice fractions are ice / (ice + water) over the labels' valid pixels, 0..1.
-
-    None where neither is seen; miou is None where no pixel is valid.
-    """
-
-    stem: str
-    miou: float | None
-    true_ice_fraction: float | None
-    predicted_ice_fraction: float | None
-
-    @property
-    def error(self) -> float | None:
-        """Predicted minus true ice fraction; None where either is not known."""
-        if self.true_ice_fraction is None or self.predicted_ice_fraction is None:
-            return None
-        return self.predicted_ice_fraction - self.true_ice_fraction
+MeasuredOn = Literal["train", "validation", "test", "all", "cross-validation"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Evaluation:
-    """What was measured. ``confusion`` int64 ``(C, C)``: rows truth, columns prediction, pooled."""
+    """What was measured: each image's counts, from which every figure follows.
+
+    Raises ConfigError where no image has a valid pixel.
+    """
 
     predictor: str
     dataset: str
-    split: Side
+    split: MeasuredOn
     class_map: Classes
-    confusion: npt.NDArray[np.int64]
-    scores: Scores
     images: tuple[ImageResult, ...]
 
-    @property
-    def errors(self) -> tuple[float, ...]:
-        """Predicted minus true ice fraction of every image where both are known."""
-        return tuple(image.error for image in self.images if image.error is not None)
+    def __post_init__(self) -> None:
+        """Refuse to say anything of no pixel."""
+        score(self.confusion)
 
     @property
-    def ice_fraction_mae(self) -> float | None:
-        """Mean absolute error of the ice fraction; None where it is known for no image."""
-        return sum(map(abs, self.errors)) / len(self.errors) if self.errors else None
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """Pixels of all images, int64 ``(C, C)``: rows truth, columns prediction."""
+        size = len(self.class_map)
+        return sum((image.confusion for image in self.images), np.zeros((size, size), np.int64))
 
     @property
-    def ice_fraction_bias(self) -> float | None:
-        """Mean error of the ice fraction: above 0 where too much ice is seen."""
-        return sum(self.errors) / len(self.errors) if self.errors else None
+    def scores(self) -> Scores:
+        """IoU, mIoU and pixel accuracy, pooled over the pixels of all images."""
+        return score(self.confusion)
 
     @property
     def iou(self) -> dict[str, float | None]:
         """Intersection over union by class name."""
         return dict(zip(self.class_map.names, self.scores.iou, strict=True))
+
+    @property
+    def boundary_iou(self) -> dict[str, float | None]:
+        """Boundary IoU by class name: intersections and unions summed over the images."""
+        intersections, unions = (
+            np.sum([getattr(image.boundary, part) for image in self.images], axis=0)
+            for part in ("intersections", "unions")
+        )
+        return dict(zip(self.class_map.names, ratios(intersections, unions), strict=True))
+
+    @property
+    def boundary_miou(self) -> float | None:
+        """The mean over the classes that have a boundary; None where none has."""
+        return mean_known(list(self.boundary_iou.values()))
+
+    @property
+    def reliability(self) -> Reliability | None:
+        """Confidence against share right; None where the predictor knows no confidence."""
+        return joined([image.reliability for image in self.images])
+
+    @property
+    def ece(self) -> float | None:
+        """Expected calibration error of the mask's class; None where there is no confidence."""
+        return self.reliability.ece if self.reliability else None
+
+    @property
+    def errors(self) -> tuple[float, ...]:
+        """Predicted minus true ice fraction of every image where both are known."""
+        return tuple(i.ice.error for i in self.images if i.ice.error is not None)
+
+    @property
+    def area_errors(self) -> tuple[float, ...]:
+        """The same by ground area; empty where the dataset knows no homography."""
+        found = [image.ice_area.error for image in self.images if image.ice_area]
+        return tuple(error for error in found if error is not None)
+
+    @property
+    def ice_fraction_mae(self) -> float | None:
+        """Mean absolute error of the ice fraction; None where it is known for no image."""
+        return mean_known([abs(error) for error in self.errors])
+
+    @property
+    def ice_fraction_bias(self) -> float | None:
+        """Mean error of the ice fraction: above 0 where too much ice is seen."""
+        return mean_known(self.errors)
+
+    @property
+    def ice_area_fraction_mae(self) -> float | None:
+        """Mean absolute error of the ice fraction by ground area; None where that is not known."""
+        return mean_known([abs(error) for error in self.area_errors])
+
+    @property
+    def ice_area_fraction_bias(self) -> float | None:
+        """Mean error of the ice fraction by ground area."""
+        return mean_known(self.area_errors)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that the images are of, in order."""
+        return tuple(sorted({image.group for image in self.images if image.group is not None}))
 
     def held_out(self) -> HeldOut:
         """Return what a bundle's manifest says of it."""
@@ -96,23 +140,6 @@ class Evaluation:
             iou=self.iou,
             ice_fraction_mae=self.ice_fraction_mae,
         )
-
-    def as_plain(self) -> dict[str, Any]:
-        """Return everything as plain values, for JSON."""
-        return {
-            "predictor": self.predictor,
-            "dataset": self.dataset,
-            "split": self.split,
-            "miou": self.scores.miou,
-            "pixel_accuracy": self.scores.pixel_accuracy,
-            "iou": self.iou,
-            "ice_fraction_mae": self.ice_fraction_mae,
-            "ice_fraction_bias": self.ice_fraction_bias,
-            "ice_fraction_images": len(self.errors),
-            "classes": list(self.class_map.names),
-            "confusion": self.confusion.tolist(),
-            "images": [asdict(image) for image in self.images],
-        }
 
 
 def evaluate(
@@ -133,19 +160,25 @@ def evaluate(
     needed: Sequence[Split] = () if split == "all" else (split,)
     check_layout(dataset, needed=needed)
     if overlays:
-        overlays.mkdir(parents=True, exist_ok=True)
-    confusion = np.zeros((len(dataset.class_map),) * 2, np.int64)
+        make_folder(overlays, what="the overlays' folder")
+    ground = _Ground(dataset)
     images: list[ImageResult] = []
     items = dataset.of(split)
     for item in items:
         sample = read_sample(dataset, item)
         prediction = _predict(predictor, sample, item)
-        counted = confusion_of(sample.mask, prediction, len(dataset.class_map))
-        confusion += counted
-        images.append(_result(item, sample, prediction, counted, dataset.class_map))
+        images.append(
+            measure_image(
+                sample.mask,
+                prediction,
+                dataset.class_map,
+                stem=item.stem,
+                group=item.group,
+                areas=ground.areas(sample.mask.shape),
+            )
+        )
         if overlays:
-            panels = render_panels(sample, prediction, dataset.class_map, title=item.stem)
-            write_atomically(overlays / f"{item.stem}.png", panels)
+            _draw(overlays / f"{item.stem}.png", sample, prediction, dataset.class_map)
         if progress:
             progress(len(images), len(items))
     return Evaluation(
@@ -153,25 +186,39 @@ def evaluate(
         dataset=dataset.name,
         split=split,
         class_map=dataset.class_map,
-        confusion=confusion,
-        scores=score(confusion),
         images=tuple(images),
     )
 
 
-def confusion_of(truth: Mask, prediction: Mask, classes: int) -> npt.NDArray[np.int64]:
-    """Count pixels by (truth, prediction), ``(classes, classes)``, where the truth is not 255.
+def pool(evaluations: Sequence[Evaluation], *, predictor: str = "") -> Evaluation:
+    """Join the folds of a cross-validation into one evaluation, as if of one predictor.
 
-    Both uint8 of one shape. Raises EngineError where the prediction is not a class there.
+    predictor: what to call it; else the name that all have. Raises ConfigError where there is
+    none, or they disagree in name, dataset or classes, or an image is in two of them.
     """
-    valid = truth != NOT_VALID
-    strays = stray_values(prediction[valid], classes)
-    if strays or (prediction[valid] == NOT_VALID).any():
-        raise EngineError(
-            f"a predicted mask holds {strays or [NOT_VALID]}", expected=f"classes below {classes}"
+    if not evaluations:
+        raise ConfigError("no evaluation to pool", expected="at least one")
+    first = evaluations[0]
+    for other in evaluations[1:]:
+        refuse_another_dataset(first, other)
+    names = sorted({evaluation.predictor for evaluation in evaluations})
+    if not predictor and len(names) > 1:
+        raise ConfigError(
+            f"folds of {', '.join(names)}", expected="one predictor, or a name for them together"
         )
-    pairs = truth[valid].astype(np.int64) * classes + prediction[valid]
-    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    images = sorted((i for e in evaluations for i in e.images), key=lambda image: image.stem)
+    twice = [stem for stem, times in Counter(i.stem for i in images).items() if times > 1]
+    if twice:
+        raise ConfigError(
+            f"{', '.join(twice)}: in more than one of the evaluations", expected="each image once"
+        )
+    return Evaluation(
+        predictor=predictor or first.predictor,
+        dataset=first.dataset,
+        split="cross-validation",
+        class_map=first.class_map,
+        images=tuple(images),
+    )
 
 
 def refuse_another_map(predictor: Predictor, dataset: Dataset) -> None:
@@ -184,62 +231,49 @@ def refuse_another_map(predictor: Predictor, dataset: Dataset) -> None:
         )
 
 
-def write_json(path: Path, evaluations: Sequence[Evaluation]) -> None:
-    """Write evaluations, whole or not at all. Raises OSError."""
-    plain = [evaluation.as_plain() for evaluation in evaluations]
-    write_atomically(path, json.dumps(plain, indent=1, allow_nan=False).encode())
+def refuse_another_dataset(first: Evaluation, second: Evaluation) -> None:
+    """Raise ConfigError where two evaluations are not of one dataset with the same classes."""
+    for found, expected in (
+        (second.dataset, first.dataset),
+        (second.class_map.describe(), first.class_map.describe()),
+    ):
+        if found != expected:
+            raise ConfigError(
+                f"{second.predictor} was measured on {found}",
+                expected=f"{expected}, as {first.predictor} was",
+            )
 
 
-def table_of(evaluations: Sequence[Evaluation]) -> Table:
-    """Return a table for people: one column per evaluation, all of the same dataset."""
-    first = evaluations[0]
-    table = Table(title=f"{first.dataset}, {first.split}: {len(first.images)} images")
-    table.add_column("")
-    for evaluation in evaluations:
-        table.add_column(evaluation.predictor, justify="right")
-    for name in first.class_map.names:
-        table.add_row(f"IoU {name}", *(_three(e.iou[name]) for e in evaluations))
-    table.add_section()
-    table.add_row("mIoU", *(_three(e.scores.miou) for e in evaluations), style="bold")
-    table.add_row("pixel accuracy", *(_three(e.scores.pixel_accuracy) for e in evaluations))
-    table.add_row("ice fraction: MAE", *(_three(e.ice_fraction_mae) for e in evaluations))
-    table.add_row("ice fraction: bias", *(_signed(e.ice_fraction_bias) for e in evaluations))
-    return table
+_TO_CENTRES = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])
+"""A dataset's homography takes pixels by their indices: their centres, not their corners."""
 
 
-def _predict(predictor: Predictor, sample: Sample, item: Item) -> Mask:
+class _Ground:
+    """The ground area of each pixel: worked out anew only where the labels' size changes."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        centred = dataset.homography
+        self._homography = None if centred is None else centred @ _TO_CENTRES
+        self._size: Size | None = None
+        self._areas: npt.NDArray[np.float64] | None = None
+
+    def areas(self, shape: tuple[int, ...]) -> npt.NDArray[np.float64] | None:
+        """Return float64 of a mask's shape; None where the dataset knows no homography."""
+        size = (shape[0], shape[1])
+        if self._homography is not None and size != self._size:
+            self._size, self._areas = size, ground_areas(self._homography, size, size)
+        return self._areas
+
+
+def _predict(predictor: Predictor, sample: Sample, item: Item) -> Prediction:
     try:
-        prediction = predictor.segment(sample.frame)
+        return predictor.segment(sample.frame)
     except ConfigError as problem:
         raise ConfigError(
             f"{item.image}: {problem.found}", expected=problem.expected, then=problem.then
         ) from None
-    return stretch(prediction.mask, *sample.mask.shape)
 
 
-def _result(
-    item: Item,
-    sample: Sample,
-    prediction: Mask,
-    confusion: npt.NDArray[np.int64],
-    class_map: Classes,
-) -> ImageResult:
-    region = sample.mask != NOT_VALID
-    true, predicted = (
-        measure(mask, class_map, region=region).ice_pixel_fraction
-        for mask in (sample.mask, prediction)
-    )
-    return ImageResult(
-        stem=item.stem,
-        miou=score(confusion).miou if confusion.any() else None,
-        true_ice_fraction=true,
-        predicted_ice_fraction=predicted,
-    )
-
-
-def _three(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.3f}"
+def _draw(path: Path, sample: Sample, prediction: Prediction, class_map: Classes) -> None:
+    said = stretch(prediction.mask, *sample.mask.shape)
+    write_atomically(path, render_panels(sample, said, class_map, title=path.stem))

@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge.contract.errors import ConfigError
+from edge.contract.classes import NOT_VALID
+from edge.contract.errors import ConfigError, EngineError
+from edge.contract.masks import stray_values
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
+
+    from edge.contract.masks import Mask
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,12 +41,42 @@ def score(confusion: npt.NDArray[np.integer]) -> Scores:
         raise ConfigError("no pixel of these masks is valid", expected="some that are not 255")
     hits = np.diag(confusion)
     unions = confusion.sum(axis=0) + confusion.sum(axis=1) - hits
-    iou = tuple(
-        float(hit / union) if union else None for hit, union in zip(hits, unions, strict=True)
-    )
+    iou = ratios(hits, unions)
     known = [value for value in iou if value is not None]
     return Scores(
         iou=iou,
         miou=sum(known) / len(known),
         pixel_accuracy=float(hits.sum() / confusion.sum()),
     )
+
+
+def ratios(
+    intersections: npt.NDArray[np.integer], unions: npt.NDArray[np.integer]
+) -> tuple[float | None, ...]:
+    """Return intersection / union of each class, both ``(C,)``; None where the union is empty."""
+    return tuple(
+        float(part / whole) if whole else None
+        for part, whole in zip(intersections, unions, strict=True)
+    )
+
+
+def mean_known(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that are known; None where none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def confusion_of(truth: Mask, prediction: Mask, classes: int) -> npt.NDArray[np.int64]:
+    """Count pixels by (truth, prediction), ``(classes, classes)``, where the truth is not 255.
+
+    Both uint8 of one shape. Raises EngineError where the prediction is not a class there.
+    """
+    valid = truth != NOT_VALID
+    said = prediction[valid]
+    strays = stray_values(said, classes)
+    if strays or (said == NOT_VALID).any():
+        raise EngineError(
+            f"a predicted mask holds {strays or [NOT_VALID]}", expected=f"classes below {classes}"
+        )
+    pairs = truth[valid].astype(np.int64) * classes + said
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)

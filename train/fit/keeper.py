@@ -49,7 +49,14 @@ class WholeCheckpoints(TorchCheckpointIO):
         del storage_options
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        write_atomically(Path(path), buffer.getvalue())
+        try:
+            write_atomically(Path(path), buffer.getvalue())
+        except OSError as problem:
+            raise ConfigError(
+                f"{path}: the state could not be written ({problem.strerror})",
+                expected=f"{len(buffer.getvalue()) / 1e6:.0f} MB of room beside the last one",
+                then="What was kept before is whole: make room and run the same fit again.",
+            ) from None
 
     def load_checkpoint(
         self,
@@ -63,11 +70,18 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 class Keeper(Callback):
-    """Keeps every epoch's scores and the best epoch's parameters, and saves the state."""
+    """Keeps every epoch's scores and the best epoch's parameters, and saves the state.
 
-    def __init__(self, state: Path) -> None:
-        """Save to ``state`` after each epoch."""
+    It also stops a fit that has not become better for a while.
+    """
+
+    def __init__(self, state: Path, *, patience: int = 0) -> None:
+        """Save to ``state`` after each epoch.
+
+        patience: epochs without a better one before it stops, 0 for never.
+        """
         self.state = state
+        self._patience = patience
         self.history: list[Epoch] = []
         self.best_parameters: Parameters = {}
 
@@ -76,6 +90,17 @@ class Keeper(Callback):
         """The epoch of the highest validation mIoU, the earliest where several reach it."""
         return max(self.history, key=lambda epoch: (epoch.miou, -epoch.epoch))
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether patience has run out."""
+        waited = len(self.history) - self.best.epoch if self.history else 0
+        return bool(self._patience) and waited >= self._patience
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do nothing more where an interrupted fit was at its end."""
+        del pl_module
+        trainer.should_stop = self.exhausted
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the epoch, and save after it."""
         learner: Learner = pl_module  # type: ignore[assignment]  # ours is the only one
@@ -83,6 +108,7 @@ class Keeper(Callback):
         if self.best is self.history[-1]:
             self.best_parameters = _copied(learner.member)
         trainer.save_checkpoint(self.state, weights_only=False)
+        trainer.should_stop = self.exhausted
 
     def state_dict(self) -> dict[str, Any]:
         """Return what Lightning puts into the checkpoint."""

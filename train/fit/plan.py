@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from edge.contract.errors import ConfigError
 
@@ -13,42 +15,105 @@ if TYPE_CHECKING:
     from train.data.dataset import Dataset
 
 MAX_SEED = 2**31 - 1
-Precision = Literal["32-true", "bf16-mixed"]
-"""Lightning's words. bf16-mixed: products in bfloat16, parameters and sums in float32."""
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+"""Lightning's words. bf16-mixed: products in bfloat16, parameters and sums in float32.
+
+auto: the quickest of this machine.
+"""
+Part = Literal["encoder", "decoder", "head"]
+Side = Annotated[int, Field(gt=0)]
+
+
+class _Chosen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Network(_Chosen):
+    """Which network, and what it begins with.
+
+    encoder: the architecture's usual one where empty; encoder_parameters: what the encoder starts
+    with: none, a set that the library knows such as imagenet, or a .safetensors file.
+    """
+
+    architecture: str = "unet"
+    encoder: str = ""
+    options: dict[str, Any] = {}
+    encoder_parameters: str = "none"
+
+
+class Choice(Network):
+    """A network and the frames it takes.
+
+    height and width: of the frames in a bundle; max_anisotropy: how far they may be distorted.
+    """
+
+    height: Side = 224
+    width: Side = 384
+    max_anisotropy: Annotated[float, Field(ge=1)] = 1.2
+
+    @property
+    def size(self) -> Size:
+        """(height, width)."""
+        return self.height, self.width
+
+
+class Settings(_Chosen):
+    """How a member is trained on one dataset.
+
+    class_balance: none, or median, which lets rare classes count for more; augmentation: a
+    preset of ``train.data.augment``; crop: (height, width) of the random windows that training
+    sees of a frame, all of it where None; frozen: parts that keep their parameters; patience:
+    epochs without a better one after which training stops, 0 for never.
+    """
+
+    epochs: Annotated[int, Field(gt=0)] = 30
+    batch_size: Annotated[int, Field(gt=0)] = 8
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    precision: Precision = "auto"
+    class_balance: Literal["none", "median"] = "none"
+    augmentation: Literal["full", "light", "none"] = "full"
+    crop: tuple[Side, Side] | None = None
+    frozen: tuple[Part, ...] = ()
+    patience: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hardware:
+    """Where to train, in Lightning's words; workers: processes that decode, 0 for none."""
+
+    accelerator: str = "auto"
+    devices: int | str = 1
+    nodes: int = 1
+    strategy: str = "auto"
+    workers: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """Everything that decides the parameters.
 
-    input_size: (height, width); options: of the architecture, complete;
-    data: a digest of the dataset's images, groups and classes.
+    choice and settings with nothing left open; data: a digest of the dataset's images and their
+    splits; start: sha256 of the parameters it starts from.
     """
 
-    architecture: str
-    encoder: str
-    options: dict[str, Any]
-    input_size: Size
-    max_anisotropy: float
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    precision: Precision
-    seed: int
+    choice: Choice
+    settings: Settings
     dataset: str
     data: str
-
-    def check(self) -> None:
-        """Raise ConfigError where a number makes no sense."""
-        for name in ("epochs", "batch_size", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}", expected="more than 0")
-        if not 0 <= self.seed <= MAX_SEED:
-            raise ConfigError(f"seed is {self.seed}", expected=f"0 to {MAX_SEED}")
+    classes: str
+    start: str | None = None
 
     def as_plain(self) -> dict[str, Any]:
-        """Return the plan as plain values that survive a checkpoint unchanged."""
-        return {**asdict(self), "input_size": list(self.input_size)}
+        """Return the plan, flat, as plain values that survive a checkpoint unchanged."""
+        return {
+            **self.choice.model_dump(mode="json"),
+            **self.settings.model_dump(mode="json"),
+            "dataset": self.dataset,
+            "data": self.data,
+            "classes": self.classes,
+            "start": self.start,
+        }
 
 
 def refuse_another_plan(where: str, plan: Plan, found: object) -> None:
@@ -71,7 +136,7 @@ def quick_precision() -> Precision:
     import torch  # noqa: PLC0415 - a plan is made without it
 
     if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     quick = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
     return "bf16-mixed" if quick else "32-true"

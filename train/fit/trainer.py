@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import signal
 import warnings
 from contextlib import contextmanager
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, Trainer
 
 from edge.contract.errors import ConfigError
@@ -19,24 +21,38 @@ from train.data.loader import Resized, training_batches, validation_batches
 from train.fit.display import Display, print_summary
 from train.fit.keeper import Keeper, WholeCheckpoints, read_state
 from train.fit.learner import PLAN, Learner
-from train.fit.plan import Plan, digest, quick_precision, refuse_another_plan
+from train.fit.losses import median_balance
+from train.fit.plan import Hardware, Plan, digest, quick_precision, refuse_another_plan
 from train.models.architectures import build_member, settle
+from train.models.encoders import load_encoder_parameters, normalisation_of, take_parameters
 from train.progress import counting
-from train.runs import STATE, Training, check_name, refuse_finished, write_run
+from train.runs import (
+    STATE,
+    Training,
+    check_name,
+    load_member,
+    read_run,
+    refuse_finished,
+    write_run,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
+    import numpy as np
+    import numpy.typing as npt
     from rich.console import Console
 
     from edge.contract.frames import Pixels, Size
     from train.data.dataset import Dataset
-    from train.fit.plan import Precision
-    from train.models.architectures import Member
+    from train.fit.plan import Choice, Settings
+    from train.models.members import Member
     from train.runs import Run
 
 GRADIENT_NORM = 1.0
+STATE_COPIES = 4
+"""What a state holds of each parameter: itself, AdamW's two moments, the best epoch's."""
 _LIGHTNING_SAYS = (
     ".*does not have many workers.*",
     ".*Checkpoint directory .* exists.*",
@@ -44,97 +60,183 @@ _LIGHTNING_SAYS = (
 )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Began:
+    """A member before its first step, and where its parameters come from.
+
+    start: the run it begins with; encoder_parameters: what was loaded, for ``run.toml``;
+    made_anew: the parts that the start had for other classes.
+    """
+
+    member: Member
+    start: Run | None
+    encoder_parameters: str
+    made_anew: tuple[str, ...]
+
+
 def fit(  # noqa: PLR0913 - each is a fact of the run, named at the call
     dataset: Dataset,
+    choice: Choice,
+    settings: Settings,
     *,
-    architecture: str,
     out: Path,
-    input_size: Size,
-    epochs: int,
-    batch_size: int = 8,
-    learning_rate: float = 3e-3,
-    precision: Precision | None = None,
-    seed: int = 0,
-    encoder: str = "",
-    options: Mapping[str, Any] | None = None,
-    max_anisotropy: float = 1.2,
-    workers: int = 0,
     name: str = "",
+    start: Path | None = None,
+    hardware: Hardware | None = None,
     console: Console | None = None,
 ) -> Run:
     """Train a member on the train split, keep the best epoch by validation mIoU, write the run.
 
-    input_size: (height, width); precision: the quickest of this machine where None; name: the
-    folder's where empty; workers: processes that decode.
-    An ``out`` that an interrupted fit left is gone on with, under the same plan. On one machine
-    the same seed gives the same parameters (on a GPU: nearly).
+    name: the folder's where empty; start: a run whose parameters it begins with: the head is made
+    anew where its classes differ. An ``out`` that an interrupted fit left is gone on with, under
+    the same plan. On one machine the same seed gives the same parameters (on a GPU: nearly).
 
-    Raises ConfigError: an unknown architecture, encoder or option, a size the member cannot take,
-    a dataset with defects, a finished run or other files in ``out``, a loss that is not finite.
+    Raises ConfigError: an unknown architecture, encoder or option, encoder parameters that cannot
+    be had, a size the member cannot take, a dataset with defects, a start of another network, a
+    finished run or other files in ``out``, no room for the state, a loss that is not finite.
     """
-    chosen, settings = settle(architecture, encoder, options)
-    plan = Plan(
-        architecture=architecture,
-        encoder=chosen,
-        options=settings.model_dump(mode="json"),
-        input_size=input_size,
-        max_anisotropy=max_anisotropy,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        precision=precision or quick_precision(),
-        seed=seed,
-        dataset=dataset.name,
-        data=digest(dataset),
-    )
-    plan.check()
+    plan = _plan(dataset, choice, settings, start)
     check_name(name or out.name)
-    member = _new_member(plan, dataset)
-    keeper = Keeper(_state_of(out, plan))
-    _check_data(dataset, plan, console)
+    began = _begin(plan, dataset, start)
+    keeper = Keeper(_state_of(out, plan), patience=plan.settings.patience)
+    _require_room(out, began.member)
+    pixels = check_data(dataset, plan.choice, console=console)
     out.mkdir(parents=True, exist_ok=True)
-    display = Display(console, keeper, epochs) if console else None
-    _train(Learner(member, plan, dataset.class_map.names), dataset, keeper, display, workers)
-    run = _finish(out, name or out.name, member, dataset, plan, keeper)
+    console = console if rank_zero_only.rank == 0 else None  # type: ignore[attr-defined]  # set by Lightning
+    display = Display(console, keeper, plan.settings.epochs) if console else None
+    learner = Learner(began.member, plan, dataset.class_map.names, balance=_balance(plan, pixels))
+    trainer = _train(learner, dataset, keeper, display, hardware or Hardware())
+    if trainer.is_global_zero:
+        _finish(out, name or out.name, began, dataset, plan, keeper)
+    trainer.strategy.barrier()
+    run = read_run(out)
     if display and console:
         print_summary(console, run, keeper.best, images_per_s=display.images_per_s)
     return run
 
 
-def _new_member(plan: Plan, dataset: Dataset) -> Member:
-    torch.manual_seed(plan.seed)
-    member = build_member(
-        plan.architecture, plan.encoder, classes=len(dataset.class_map), options=plan.options
+def _plan(dataset: Dataset, choice: Choice, settings: Settings, start: Path | None) -> Plan:
+    encoder, options = settle(choice.architecture, choice.encoder, choice.options)
+    precision = quick_precision() if settings.precision == "auto" else settings.precision
+    return Plan(
+        choice=choice.model_copy(
+            update={"encoder": encoder, "options": options.model_dump(mode="json")}
+        ),
+        settings=settings.model_copy(update={"precision": precision}),
+        dataset=dataset.name,
+        data=digest(dataset),
+        classes=dataset.class_map.describe(),
+        start=None if start is None else read_run(start).file.model_sha256,
     )
-    member.check_size(plan.input_size)
-    return member
 
 
-def _check_data(dataset: Dataset, plan: Plan, console: Console | None) -> None:
+def _begin(plan: Plan, dataset: Dataset, start: Path | None) -> _Began:
+    choice = plan.choice
+    before = None if start is None else read_run(start)
+    mean, std = (
+        normalisation_of(choice.encoder, choice.encoder_parameters)
+        if before is None
+        else (before.file.mean, before.file.std)
+    )
+    torch.manual_seed(plan.settings.seed)
+    member = build_member(
+        choice.architecture,
+        choice.encoder,
+        class_map=dataset.class_map,
+        options=choice.options,
+        mean=mean,
+        std=std,
+    )
+    _check_sizes(member, choice.size, plan.settings.crop)
+    if before is None:
+        loaded = load_encoder_parameters(member, choice.encoder_parameters)
+        return _Began(member=member, start=None, encoder_parameters=loaded.describe(), made_anew=())
+    made_anew = take_parameters(
+        member,
+        load_member(before).state_dict(),
+        same_classes=before.class_map.signature == dataset.class_map.signature,
+    )
+    return _Began(
+        member=member,
+        start=before,
+        encoder_parameters=before.file.training.encoder_parameters,
+        made_anew=made_anew,
+    )
+
+
+def _check_sizes(member: Member, size: Size, crop: Size | None) -> None:
+    member.check_size(size)
+    if crop is None:
+        return
+    member.check_size(crop)
+    if crop[0] > size[0] or crop[1] > size[1]:
+        raise ConfigError(
+            f"a crop of {crop[0]}x{crop[1]} from frames of {size[0]}x{size[1]} (height x width)",
+            expected="a crop no larger than the frames",
+        )
+
+
+def check_member(dataset: Dataset, choice: Choice, settings: Settings) -> None:
+    """Raise ConfigError where ``fit`` would, for its network, encoder, options and sizes."""
+    _begin(_plan(dataset, choice, settings, None), dataset, None)
+
+
+def check_data(
+    dataset: Dataset, choice: Choice, *, console: Console | None = None
+) -> npt.NDArray[np.int64]:
+    """Open every image and mask, and raise one ConfigError that lists what ``fit`` would refuse.
+
+    Returns how many training pixels each class has, int64 ``(C,)``.
+    """
+
     def fits(frame: Pixels) -> None:
-        resize(frame, plan.input_size, max_anisotropy=plan.max_anisotropy)
+        resize(frame, choice.size, max_anisotropy=choice.max_anisotropy)
 
     with counting(console, f"checking {dataset.name}") as progress:
-        check(dataset, fits=fits, progress=progress)
+        return check(dataset, fits=fits, progress=progress)
+
+
+def _balance(plan: Plan, pixels: npt.NDArray[np.int64]) -> torch.Tensor | None:
+    if plan.settings.class_balance == "none":
+        return None
+    return torch.from_numpy(median_balance(pixels))
+
+
+def _require_room(out: Path, member: Member) -> None:
+    """Refuse, before hours are spent, a disk that cannot hold two states beside each other."""
+    place = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+    needed = 2 * STATE_COPIES * 4 * member.parameter_count
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise ConfigError(
+            f"{out}: {free / 1e6:.0f} MB of room on its disk",
+            expected=f"at least {needed / 1e6:.0f} MB, for the state of {member.architecture}",
+            then="Nothing was trained.",
+        )
 
 
 def _finish(
-    out: Path, name: str, member: Member, dataset: Dataset, plan: Plan, keeper: Keeper
-) -> Run:
+    out: Path, name: str, began: _Began, dataset: Dataset, plan: Plan, keeper: Keeper
+) -> None:
     """Write the run of the best epoch, and only then let the state go."""
-    member.load_state_dict(keeper.best_parameters)
-    run = write_run(
-        out,
-        member.cpu().eval(),
-        name=name,
-        class_map=dataset.class_map,
-        input_size=plan.input_size,
-        max_anisotropy=plan.max_anisotropy,
-        training=_summary(plan, dataset, keeper),
-        metrics={"epochs": [asdict(epoch) for epoch in keeper.history]},
-    )
+    began.member.load_state_dict(keeper.best_parameters)
+    try:
+        write_run(
+            out,
+            began.member.cpu().eval(),
+            name=name,
+            class_map=dataset.class_map,
+            input_size=plan.choice.size,
+            max_anisotropy=plan.choice.max_anisotropy,
+            training=_summary(began, plan, dataset, keeper),
+            metrics={"epochs": [asdict(epoch) for epoch in keeper.history]},
+        )
+    except OSError as problem:
+        raise ConfigError(
+            f"{out}: the run could not be written ({problem.strerror})",
+            then="The trained state is kept: make room and run the same fit again.",
+        ) from None
     keeper.state.unlink(missing_ok=True)
-    return run
 
 
 def _state_of(out: Path, plan: Plan) -> Path:
@@ -144,7 +246,7 @@ def _state_of(out: Path, plan: Plan) -> Path:
     """
     refuse_finished(out)
     state = out / STATE
-    for half_written in out.glob(f".{STATE}.*.part"):
+    for half_written in out.glob(".*.part"):
         half_written.unlink()
     if state.exists():
         refuse_another_plan(str(state), plan, read_state(state).get(PLAN))
@@ -154,28 +256,37 @@ def _state_of(out: Path, plan: Plan) -> Path:
 
 
 def _train(
-    learner: Learner, dataset: Dataset, keeper: Keeper, display: Display | None, workers: int
-) -> None:
-    plan = learner.plan
+    learner: Learner,
+    dataset: Dataset,
+    keeper: Keeper,
+    display: Display | None,
+    hardware: Hardware,
+) -> Trainer:
+    plan, settings = learner.plan, learner.plan.settings
     state = read_state(keeper.state) if keeper.state.exists() else {"epoch": -1}
     splits = {
         split: Resized(
             dataset,
             dataset.of(split),
-            plan.input_size,
-            max_anisotropy=plan.max_anisotropy,
+            plan.choice.size,
+            max_anisotropy=plan.choice.max_anisotropy,
+            floes=learner.member.kind == "floes",
         )
         for split in ("train", "validation")
     }
     callbacks: list[Callback] = [keeper, display] if display else [keeper]
     with _quiet_lightning():
         trainer = Trainer(
-            max_epochs=plan.epochs,
-            devices=1,
-            precision=plan.precision,
+            max_epochs=settings.epochs,
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            strategy=hardware.strategy,
+            precision=settings.precision,  # type: ignore[arg-type]  # settled: no longer auto
             callbacks=callbacks,
             plugins=[WholeCheckpoints()],
             gradient_clip_val=GRADIENT_NORM,
+            use_distributed_sampler=False,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -186,29 +297,57 @@ def _train(
             learner,
             training_batches(
                 splits["train"],
-                seed=plan.seed,
+                seed=settings.seed,
                 epoch=int(state["epoch"]) + 1,
-                batch_size=plan.batch_size,
-                workers=workers,
+                batch_size=settings.batch_size,
+                workers=hardware.workers,
+                augmentation=settings.augmentation,
+                crop=settings.crop,
+                processes=trainer.world_size,
             ),
-            validation_batches(splits["validation"], batch_size=plan.batch_size, workers=workers),
+            validation_batches(
+                splits["validation"],
+                batch_size=settings.batch_size,
+                workers=hardware.workers,
+                processes=trainer.world_size,
+            ),
             ckpt_path=keeper.state if keeper.state.exists() else None,
             weights_only=True,
         )
+    return trainer
 
 
-def _summary(plan: Plan, dataset: Dataset, keeper: Keeper) -> Training:
+def _summary(began: _Began, plan: Plan, dataset: Dataset, keeper: Keeper) -> Training:
+    settings = plan.settings
+    stopped = len(keeper.history)
     return Training(
         dataset=plan.dataset,
-        seed=plan.seed,
-        epochs=plan.epochs,
+        source=str(dataset.source),
+        data=plan.data,
+        held_out=" ".join(g for g, split in dataset.held_back.items() if split == "test"),
+        seed=settings.seed,
+        epochs=settings.epochs,
         images=len(dataset.of("train")),
-        batch_size=plan.batch_size,
-        learning_rate=plan.learning_rate,
-        precision=plan.precision,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        precision=settings.precision,
+        class_balance=settings.class_balance,
+        augmentation=settings.augmentation,
+        crop=settings.crop,
+        frozen=settings.frozen,
+        encoder_parameters=began.encoder_parameters,
+        started_from="" if began.start is None else _lineage(began.start),
+        made_anew=began.made_anew,
         best_epoch=keeper.best.epoch,
+        stopped_after=stopped if stopped < settings.epochs else None,
         validation_miou=keeper.best.miou,
     )
+
+
+def _lineage(run: Run) -> str:
+    """Return where a run's own parameters came from, oldest first: ``inland_water, drawn``."""
+    training = run.file.training
+    return ", ".join(filter(None, (training.started_from, training.dataset)))
 
 
 @contextmanager

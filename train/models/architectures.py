@@ -1,200 +1,149 @@
-"""Members: networks that take camera bytes, from one table of architectures."""
+"""The one table of architectures, and members built from it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
-
-import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor, nn
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from edge.contract.boundary import parse
 from edge.contract.errors import ConfigError
+from train.models.maskrcnn import InstanceMember, MaskRcnnOptions
+from train.models.members import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Kind,
+    Member,
+    MemberFacts,
+    Options,
+    Triple,
+)
+from train.models.pretrained import TIMM
+from train.models.semantic import (
+    DeeplabOptions,
+    PspnetOptions,
+    UnetOptions,
+    UpernetOptions,
+    deeplabv3plus,
+    pspnet,
+    semantic,
+    unet,
+    upernet,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from edge.contract.frames import Size
+    from edge.contract.classes import Classes
 
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
-"""RGB, on the scale 0..255 (torchvision's 0.485, 0.456, 0.406 and 0.229, 0.224, 0.225)."""
+AnyMember = Member
+"""Of whatever kind: each is a Member."""
 
-Triple = tuple[float, float, float]
-Depth = Annotated[int, Field(ge=3, le=5)]
-Channels = Annotated[int, Field(gt=0)]
-
-
-class Options(BaseModel):
-    """The parameters of an architecture, kept in ``run.toml``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    encoder_depth: Depth
-
-
-class UnetOptions(Options):
-    """``decoder_channels``: deepest first, one for each halving of the encoder."""
-
-    encoder_depth: Depth = 5
-    decoder_channels: tuple[Channels, ...] = (64, 32, 24, 16, 8)
-
-    @model_validator(mode="after")
-    def _one_for_each_halving(self) -> UnetOptions:
-        if len(self.decoder_channels) != self.encoder_depth:
-            message = f"expected {self.encoder_depth} decoder_channels, one per encoder_depth"
-            raise ValueError(message)
-        return self
-
-
-class PspnetOptions(Options):
-    """``psp_out_channels``: width of the pyramid's output; dropout drops whole channels of it."""
-
-    encoder_depth: Depth = 3
-    psp_out_channels: Channels = 128
-    psp_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+__all__ = [
+    "ARCHITECTURES",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "AnyMember",
+    "Architecture",
+    "Member",
+    "MemberFacts",
+    "Options",
+    "Triple",
+    "build_member",
+    "settle",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Architecture:
-    """A row of the table. ``build(encoder, classes, options)`` makes the network."""
+    """A row of the table. ``build(facts)`` makes the member with random parameters.
 
+    family: how an encoder's name must begin, after any ``tu-``.
+    """
+
+    kind: Kind
     options: type[Options]
     default_encoder: str
-    build: Callable[[str, int, Any], nn.Module]
-
-
-def _unet(encoder: str, classes: int, options: UnetOptions) -> nn.Module:
-    from segmentation_models_pytorch import Unet  # noqa: PLC0415 - loads hundreds of encoders
-
-    network: nn.Module = Unet(
-        encoder,
-        encoder_weights=None,
-        encoder_depth=options.encoder_depth,
-        decoder_channels=options.decoder_channels,
-        classes=classes,
-    )
-    return network
-
-
-def _pspnet(encoder: str, classes: int, options: PspnetOptions) -> nn.Module:
-    from segmentation_models_pytorch import PSPNet  # noqa: PLC0415 - loads hundreds of encoders
-
-    network: nn.Module = PSPNet(
-        encoder,
-        encoder_weights=None,
-        encoder_depth=options.encoder_depth,
-        psp_out_channels=options.psp_out_channels,
-        psp_dropout=options.psp_dropout,
-        upsampling=2**options.encoder_depth,
-        classes=classes,
-    )
-    return network
+    build: Callable[[MemberFacts], Member]
+    family: str = ""
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     "unet": Architecture(
-        options=UnetOptions, default_encoder="tu-mobilenetv4_conv_small_050", build=_unet
+        kind="surfaces",
+        options=UnetOptions,
+        default_encoder="tu-mobilenetv4_conv_small_050",
+        build=partial(semantic, unet),
     ),
-    "pspnet": Architecture(options=PspnetOptions, default_encoder="tu-resnet10t", build=_pspnet),
+    "pspnet": Architecture(
+        kind="surfaces",
+        options=PspnetOptions,
+        default_encoder="tu-resnet10t",
+        build=partial(semantic, pspnet),
+    ),
+    "psp-densenet": Architecture(
+        kind="surfaces",
+        options=PspnetOptions,
+        default_encoder="densenet121",
+        build=partial(semantic, pspnet),
+        family="densenet",
+    ),
+    "deeplabv3plus": Architecture(
+        kind="surfaces",
+        options=DeeplabOptions,
+        default_encoder="tu-mobilenetv4_conv_small_050",
+        build=partial(semantic, deeplabv3plus),
+    ),
+    "upernet": Architecture(
+        kind="surfaces",
+        options=UpernetOptions,
+        default_encoder="tu-resnet10t",
+        build=partial(semantic, upernet),
+    ),
+    "maskrcnn": Architecture(
+        kind="floes",
+        options=MaskRcnnOptions,
+        default_encoder="resnet18",
+        build=InstanceMember,
+    ),
 }
 
 
-class Member(nn.Module):
-    """One network of an ensemble, from camera bytes to logits.
-
-    Colour order and normalisation are part of it, so that training and the exported graph cannot
-    disagree. ``mean`` and ``std`` are RGB on the scale 0..255; they are kept in ``run.toml``, not
-    among the parameters.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(  # noqa: PLR0913 - each is a fact of the member, named at the call
-        self,
-        network: nn.Module,
-        *,
-        architecture: str,
-        encoder: str,
-        options: Options,
-        classes: int,
-        mean: Triple,
-        std: Triple,
-    ) -> None:
-        """Wrap a network that takes normalised RGB; use ``build_member``."""
-        super().__init__()
-        self.network = network
-        self.architecture = architecture
-        self.encoder = encoder
-        self.options = options
-        self.classes = classes
-        self.normalisation = (mean, std)
-        self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1), persistent=False)
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """Return logits float32 ``[B, C, H, W]`` for BGR frames float32 ``[B, 3, H, W]``, 0..255.
-
-        Raises ConfigError where H or W is not a multiple of ``size_multiple``.
-        """
-        self.check_size((frames.shape[-2], frames.shape[-1]))
-        blue, green, red = torch.split(frames, 1, dim=1)
-        rgb = torch.cat((red, green, blue), dim=1)
-        logits: Tensor = self.network((rgb - self.mean) / self.std)
-        return logits
-
-    @property
-    def size_multiple(self) -> int:
-        """What height and width must be multiples of: the encoder's halvings."""
-        return int(2**self.options.encoder_depth)
-
-    @property
-    def parameter_count(self) -> int:
-        """How many numbers training can change."""
-        return sum(parameter.numel() for parameter in self.parameters())
-
-    def check_size(self, size: Size) -> None:
-        """Raise ConfigError where this member cannot take frames of (height, width)."""
-        if any(side <= 0 or side % self.size_multiple for side in size):
-            raise ConfigError(
-                f"{self.architecture} on frames of {size[0]}x{size[1]} (height x width)",
-                expected=f"multiples of {self.size_multiple}",
-            )
-
-
-def build_member(
+def build_member(  # noqa: PLR0913 - each is a fact of the member, named at the call
     architecture: str,
     encoder: str = "",
     *,
-    classes: int,
+    classes: int = 0,
+    class_map: Classes | None = None,
     options: Mapping[str, Any] | None = None,
     mean: Triple = IMAGENET_MEAN,
     std: Triple = IMAGENET_STD,
 ) -> Member:
     """Make a member with random parameters (torch's global seed); no encoder: the usual one.
 
-    Raises ConfigError for an architecture, an option or an encoder that is not known.
+    classes: how many; or class_map, which an architecture that sees floes needs for its roles.
+    Raises ConfigError for an architecture, an option or an encoder that is not known, and for an
+    encoder that the architecture cannot take.
     """
     chosen, settings = settle(architecture, encoder, options)
-    try:
-        network = ARCHITECTURES[architecture].build(chosen, classes, settings)
-    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as problem:
+    row = ARCHITECTURES[architecture]
+    ice, water = (class_map.indices(role) if class_map else () for role in ("ice", "water"))
+    if row.kind == "floes" and not ice:
         raise ConfigError(
-            f"encoder {chosen!r} is refused for {architecture}: {_first_words(problem)}",
-            expected="an encoder of segmentation-models-pytorch, or tu- and the name of a timm "
-            "model that yields features at every halving",
-        ) from None
-    return Member(
-        network,
+            f"{architecture} for classes none of which is ice",
+            expected="at least one class with the role ice",
+        )
+    facts = MemberFacts(
         architecture=architecture,
         encoder=chosen,
         options=settings,
-        classes=classes,
+        classes=len(class_map) if class_map else classes,
+        ice=ice,
+        water=water,
         mean=mean,
         std=std,
     )
+    return row.build(facts)
 
 
 def settle(
@@ -202,17 +151,20 @@ def settle(
 ) -> tuple[str, Options]:
     """Return encoder and options with nothing left open: the usual ones where none are named.
 
-    Raises ConfigError for an unknown architecture, an unknown option or a wrong value.
+    Raises ConfigError for an unknown architecture, an unknown option or a wrong value, and an
+    encoder of another family than the architecture's.
     """
     row = ARCHITECTURES.get(architecture)
     if row is None:
         raise ConfigError(
             f"unknown architecture {architecture!r}", expected=f"one of {', '.join(ARCHITECTURES)}"
         )
+    chosen = encoder or row.default_encoder
+    if not chosen.removeprefix(TIMM).startswith(row.family):
+        raise ConfigError(
+            f"{architecture} with encoder {chosen!r}",
+            expected=f"an encoder whose name begins with {row.family}, such as "
+            f"{row.default_encoder}",
+        )
     settings = parse(row.options, dict(options or {}), where=f"options of {architecture}")
-    return encoder or row.default_encoder, settings
-
-
-def _first_words(problem: Exception) -> str:
-    text = str(problem.args[0]) if problem.args else type(problem).__name__
-    return text.split(", supported encoders", maxsplit=1)[0].splitlines()[0]
+    return chosen, settings

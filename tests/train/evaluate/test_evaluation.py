@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import subprocess
 import sys
@@ -12,13 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 
 from edge.contract.errors import ConfigError, EngineError
 from train.data.dataset import read_dataset, read_sample
-from train.evaluate.baselines import features, fit_baseline
-from train.evaluate.evaluation import confusion_of, evaluate, table_of, write_json
-from train.evaluate.scores import score
+from train.evaluate.evaluation import evaluate
+from train.evaluate.record import write_json
+from train.evaluate.scores import confusion_of, score
+from train.evaluate.table import table_of
 from train.predict import Prediction, open_predictor
 
 if TYPE_CHECKING:
@@ -38,13 +41,15 @@ class Fixed:
 
     name = "fixed"
 
-    def __init__(self, class_map: ClassMap, mask: Mask) -> None:
+    def __init__(
+        self, class_map: ClassMap, mask: Mask, *, confidence: np.ndarray | None = None
+    ) -> None:
         self.class_map = class_map
-        self._mask = mask
+        self._answer = Prediction(mask=mask, confidence=confidence)
 
     def segment(self, pixels: Pixels) -> Prediction:
         del pixels
-        return Prediction(mask=self._mask)
+        return self._answer
 
 
 class Oracle:
@@ -121,8 +126,8 @@ def test_ice_fraction_errors_are_predicted_minus_true_over_valid_pixels(tiny: Pa
         Image.new("RGB", (6, 2)).save(tiny / "images" / f"day-3_{number}.png")
     dataset = read_dataset(tiny)
     found = evaluate(Fixed(dataset.class_map, np.full((4, 12), 2, np.uint8)), dataset)
-    assert [image.true_ice_fraction for image in found.images] == [0.5, 0.25]
-    assert [image.predicted_ice_fraction for image in found.images] == [1.0, 1.0]
+    assert [image.ice.true for image in found.images] == [0.5, 0.25]
+    assert [image.ice.predicted for image in found.images] == [1.0, 1.0]
     assert found.ice_fraction_mae == pytest.approx((0.5 + 0.75) / 2)
     assert found.ice_fraction_bias == pytest.approx((0.5 + 0.75) / 2)
     too_little = evaluate(Fixed(dataset.class_map, np.full((4, 12), 1, np.uint8)), dataset)
@@ -132,7 +137,7 @@ def test_ice_fraction_errors_are_predicted_minus_true_over_valid_pixels(tiny: Pa
 
 def test_where_neither_ice_nor_water_is_known_there_is_no_error(tiny_dataset: Dataset):
     found = evaluate(Fixed(tiny_dataset.class_map, np.zeros((48, 64), np.uint8)), tiny_dataset)
-    assert found.images[0].predicted_ice_fraction is None
+    assert found.images[0].ice.predicted is None
     assert found.ice_fraction_mae is None
     assert found.held_out().ice_fraction_mae is None
 
@@ -248,40 +253,75 @@ def test_the_json_holds_what_was_measured(tiny_dataset: Dataset, tmp_path: Path)
     found = evaluate(Oracle(tiny_dataset), tiny_dataset)
     write_json(tmp_path / "figures.json", [found])
     (read,) = json.loads((tmp_path / "figures.json").read_text())
-    assert read["miou"] == 1
-    assert read["iou"] == {"sky": 1, "water": 1, "ice": 1}
-    assert read["confusion"] == found.confusion.tolist()
+    assert read["figures"]["miou"] == 1
+    assert read["figures"]["iou"] == {"sky": 1, "water": 1, "ice": 1}
+    assert read["figures"]["confusion"] == found.confusion.tolist()
     assert [image["stem"] for image in read["images"]] == ["day-3_0", "day-3_1"]
 
 
-def test_the_table_has_a_column_for_each_predictor(tiny_dataset: Dataset):
+def test_the_table_has_a_column_for_each_predictor_and_says_how_far_apart_they_are(
+    tiny_dataset: Dataset,
+):
     oracle = evaluate(Oracle(tiny_dataset), tiny_dataset)
     fixed = evaluate(Fixed(tiny_dataset.class_map, np.ones((48, 64), np.uint8)), tiny_dataset)
-    table = table_of([oracle, fixed])
-    assert [column.header for column in table.columns] == ["", "oracle", "fixed"]
-    assert table.row_count == 7
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(table_of([oracle, fixed]))
+    text = console.export_text()
+    assert "tiny, test: 2 images of day-3" in text
+    assert "IoU ice │ 1.000 (1.000–1.000) │ 0.000 (0.000–0.000)" in " ".join(text.split())
+    apart = 1 - fixed.scores.miou
+    assert f"+{apart:.3f} (" in text
+    assert "ground area" not in text
 
 
-def test_the_baseline_tells_colours_apart(tiny_dataset: Dataset):
-    """Sky, water and ice of the tiny scenes differ by colour alone."""
-    found = evaluate(fit_baseline(tiny_dataset), tiny_dataset)
-    assert found.scores.miou > 0.9
+def test_confidence_is_compared_under_the_same_pixel_as_the_mask(tiny_dataset: Dataset):
+    """A predictor that knows the truth, at half the size: sure where it is right, unsure else."""
+    guess = np.random.default_rng(5).integers(0, 3, (24, 32)).astype(np.uint8)
+    truth = read_sample(tiny_dataset, tiny_dataset.of("test")[0]).mask
+    last = tiny_dataset.of("test")[1]
+    one = dataclasses.replace(
+        tiny_dataset, items=tuple(item for item in tiny_dataset.items if item != last)
+    )
+    right = (guess == truth[1::2, 1::2]).astype(np.float32)
+    found = evaluate(Fixed(one.class_map, guess, confidence=right), one)
+    assert found.reliability is not None
+    assert found.reliability.pixels.sum() == (truth != 255).sum()
+    big_right = np.kron(right, np.ones((2, 2)))[truth != 255].astype(bool)
+    hits = (np.kron(guess, np.ones((2, 2))) == truth)[truth != 255]
+    expected = (hits != big_right).mean()
+    assert found.ece == pytest.approx(expected)
 
 
-def test_the_baseline_sees_colour_and_row():
-    pixels = np.zeros((2, 3, 3), np.uint8)
-    pixels[0, 1] = (51, 102, 255)
-    seen = features(pixels)
-    assert seen.shape == (6, 4)
-    assert seen[1] == pytest.approx([0.2, 0.4, 1.0, 0.25])
-    assert seen[5] == pytest.approx([0, 0, 0, 0.75])
+def test_where_no_confidence_is_known_there_is_no_calibration(tiny_dataset: Dataset):
+    found = evaluate(Oracle(tiny_dataset), tiny_dataset)
+    assert found.reliability is None
+    assert found.ece is None
 
 
-def test_a_baseline_needs_two_classes(tiny: Path):
+def test_ice_by_ground_area_follows_the_homography(tiny: Path):
+    """Three columns that look further and further away: areas worked out by hand.
+
+    The homography takes a pixel by its centre. By corners it is x' = x / (1 - x / 4), which puts
+    the columns' edges 0, 1, 2, 3 at 0, 4/3, 4, 12, and y' = y / (1 - x / 4), which makes the two
+    rows' edges h = 2, 8/3, 4, 8 tall together. A column is a trapezium: (x1' - x0') (h0 + h1) / 2.
+    """
+    toml = tiny / "dataset.toml"
+    ground = "[ground]\nhomography = [[1, 0, 0.5], [0, 1, 0.5], [-0.25, 0, 0.875]]\n\n[split]"
+    toml.write_text(toml.read_text().replace("[split]", ground))
     for number in (0, 1):
-        Image.new("L", (64, 48), 10).save(tiny / "masks" / f"day-1_{number}.png")
-    with pytest.raises(ConfigError, match="fewer than two classes"):
-        fit_baseline(read_dataset(tiny))
+        mask = np.tile(np.array([20, 10, 20], np.uint8), (2, 1))
+        Image.fromarray(mask).save(tiny / "masks" / f"day-3_{number}.png")
+        Image.new("RGB", (3, 2)).save(tiny / "images" / f"day-3_{number}.png")
+    dataset = read_dataset(tiny)
+    guess = np.tile(np.array([2, 1, 1], np.uint8), (2, 1))
+    found = evaluate(Fixed(dataset.class_map, guess), dataset)
+    first, second, third = 4 / 3 * (14 / 3) / 2, 8 / 3 * (20 / 3) / 2, 8 * 12 / 2
+    whole = first + second + third
+    ice = found.images[0].ice_area
+    assert ice is not None
+    assert (ice.true, ice.predicted) == pytest.approx(((first + third) / whole, first / whole))
+    assert found.ice_area_fraction_bias == pytest.approx(-third / whole)
+    assert found.ice_area_fraction_mae == pytest.approx(third / whole)
 
 
 @pytest.mark.slow
@@ -290,12 +330,14 @@ def test_the_command_line_measures_a_run_beside_the_baseline(
 ):
     command = [sys.executable, "-m", "train", "evaluate", str(tiny_run.folder), str(tiny)]
     command += ["--baseline", "--json", str(tmp_path / "f.json"), "--overlays", str(tmp_path / "o")]
+    command += ["--hold-out", "day-1", "--plots", str(tmp_path / "plots")]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert "tiny, test: 2 images" in done.stdout
+    assert "tiny, test: 2 images of day-1" in done.stdout
     assert "IoU ice" in done.stdout
     figures = json.loads((tmp_path / "f.json").read_text())
-    assert [column["predictor"] for column in figures] == ["run", "colour and row"]
+    assert [column["predictor"] for column in figures] == ["run", "otsu", "colour and row"]
     assert len(list((tmp_path / "o").iterdir())) == 2
+    assert len(list((tmp_path / "plots").iterdir())) == 3
 
 
 @pytest.mark.data
@@ -311,3 +353,4 @@ def test_a_run_is_measured_on_real_floes(
     assert found.confusion.sum() == valid
     assert len(found.errors) == 2
     assert 0 <= found.scores.miou <= 1
+    assert len(found.area_errors) == 2

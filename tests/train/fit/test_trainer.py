@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,19 +12,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from torch.nn import functional
 
+from edge.contract.boundary import parse
 from edge.contract.errors import ConfigError
-from train.data.augment import augment
-from train.data.dataset import read_dataset
-from train.data.loader import Draw, Resized, Shuffle, training_batches
+from train.data.dataset import hold_out, read_dataset
 from train.fit.keeper import read_state
-from train.fit.losses import dice_loss, segmentation_loss
+from train.fit.plan import Choice, Settings
 from train.fit.trainer import fit
 from train.runs import load_member, read_run
 
@@ -48,17 +45,23 @@ def _one_thread() -> Iterator[None]:
 
 
 def fit_tiny(dataset: Dataset, out: Path, **changes: object) -> Run:
-    settings: dict[str, Any] = {
+    said: dict[str, Any] = {
         "architecture": "unet",
         "encoder": "tu-test_resnet",
         "options": {"encoder_depth": 3, "decoder_channels": [8, 8, 8]},
-        "input_size": (48, 64),
+        "height": 48,
+        "width": 64,
         "epochs": 2,
         "batch_size": 1,
+        "augmentation": "light",
         "seed": 4,
         **changes,
     }
-    return fit(dataset, out=out, **settings)
+    choice, settings = (
+        parse(model, {key: said.pop(key) for key in model.model_fields if key in said}, where="fit")
+        for model in (Choice, Settings)
+    )
+    return fit(dataset, choice, settings, out=out, **said)
 
 
 def fit_pspnet(dataset: Dataset, out: Path, **changes: object) -> Run:
@@ -136,7 +139,7 @@ def test_a_killed_fit_goes_on_as_if_nothing_had_happened(tiny: Path, tmp_path: P
 
 def kill_after_an_epoch(dataset: Path, out: Path) -> None:
     command = [sys.executable, "-m", "train", "fit", str(dataset), "-o", str(out), *PSPNET]
-    command += ["--epochs", str(EPOCHS), "--batch", "2", "--seed", "4"]
+    command += ["--epochs", str(EPOCHS), "--batch", "2", "--seed", "4", "--augmentation", "light"]
     process = subprocess.Popen(
         command,
         cwd=REPOSITORY,
@@ -226,13 +229,18 @@ def test_a_loss_that_is_no_number_stops_by_name(tiny_dataset: Dataset, tmp_path:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"epochs": 0}, "epochs is 0; expected more than 0"),
-        ({"batch_size": -1}, "batch_size is -1"),
-        ({"learning_rate": float("nan")}, "learning_rate is nan"),
-        ({"seed": -1}, "seed is -1"),
-        ({"seed": 2**80}, "expected 0 to 2147483647"),
-        ({"input_size": (50, 64)}, "expected multiples of 8"),
-        ({"input_size": (48, 96)}, "would be distorted 1.50 times"),
+        ({"epochs": 0}, "epochs: "),
+        ({"batch_size": -1}, "batch_size: "),
+        ({"learning_rate": float("nan")}, "learning_rate: "),
+        ({"seed": -1}, "seed: "),
+        ({"seed": 2**80}, "seed: "),
+        ({"augmentation": "lots"}, "augmentation: "),
+        ({"frozen": ("brain",)}, "frozen[0]: "),
+        ({"encoder_parameters": "best"}, "best"),
+        ({"height": 50}, "expected multiples of 8"),
+        ({"width": 96}, "would be distorted 1.50 times"),
+        ({"crop": (20, 32)}, "expected multiples of 8"),
+        ({"crop": (48, 96)}, "crop"),
         ({"name": "no spaces"}, "name: expected"),
     ],
 )
@@ -277,108 +285,122 @@ def test_help_is_quick_and_light():
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     assert done.stdout.endswith("set()\n")
-    assert "Example: python -m train fit" in done.stdout
+    assert "In stages, each from the one before" in done.stdout
     assert time.monotonic() - began < 10
 
 
-def test_an_epoch_draws_every_image_once_in_its_own_order():
-    orders = []
-    for epoch in (0, 1):
-        shuffle = Shuffle(50, seed=9, epoch=epoch)
-        draws = list(shuffle)
-        assert {draw.epoch for draw in draws} == {epoch}
-        assert sorted(draw.item for draw in draws) == list(range(50))
-        assert list(shuffle) == draws
-        orders.append([draw.item for draw in draws])
-    assert orders[0] != orders[1]
+def test_what_is_frozen_stays_as_it_was(tiny_dataset: Dataset, tmp_path: Path):
+    first = fit_tiny(tiny_dataset, tmp_path / "first")
+    second = fit_tiny(
+        tiny_dataset, tmp_path / "second", start=first.folder, frozen=("encoder",), seed=9
+    )
+    before, after = parameters(first), parameters(second)
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    encoder = {name for name in before if ".encoder." in name}
+    assert encoder <= same
+    assert any("running_mean" in name for name in encoder)
+    assert {name for name in before if "segmentation_head" in name}.isdisjoint(same)
 
 
-def test_batches_are_a_function_of_seed_and_epoch(tiny_dataset: Dataset):
-    def first_batch(epoch: int, workers: int = 0) -> torch.Tensor:
-        samples = Resized(tiny_dataset, tiny_dataset.of("all"), (24, 32))
-        batches = training_batches(samples, seed=1, epoch=epoch, batch_size=4, workers=workers)
-        frames, masks = next(iter(batches))
-        assert frames.shape == (4, 3, 24, 32)
-        assert masks.shape == (4, 24, 32)
-        return frames
-
-    assert torch.equal(first_batch(3), first_batch(3))
-    assert torch.equal(first_batch(3), first_batch(3, workers=1))
-    assert not torch.equal(first_batch(3), first_batch(4))
+def test_another_start_gives_another_end(tiny_dataset: Dataset, tmp_path: Path):
+    first = fit_tiny(tiny_dataset, tmp_path / "first", seed=1)
+    second = fit_tiny(tiny_dataset, tmp_path / "second", start=first.folder, learning_rate=1e-12)
+    scratch = fit_tiny(tiny_dataset, tmp_path / "scratch", learning_rate=1e-12)
+    name = next(name for name in parameters(first) if name.endswith("conv1.weight"))
+    assert torch.allclose(parameters(second)[name], parameters(first)[name], atol=1e-6)
+    assert not torch.allclose(parameters(second)[name], parameters(scratch)[name], atol=1e-3)
+    assert second.file.training.started_from == "tiny"
 
 
-def test_frames_are_averaged_down_and_masks_keep_their_values(tiny_dataset: Dataset):
-    frame, mask = Resized(tiny_dataset, tiny_dataset.items, (24, 32)).read(0)
-    native = cv2.imread(str(tiny_dataset.items[0].image))
-    assert np.abs(frame - native.reshape(24, 2, 32, 2, 3).mean((1, 3))).max() <= 0.5
-    assert set(np.unique(mask)) <= {0, 1, 2, 255}
+def test_other_classes_get_a_head_of_their_own(tiny: Path, tmp_path: Path):
+    """Pretraining on masks without ice, then on masks with it."""
+    toml = (tiny / "dataset.toml").read_text()
+    merged = toml.replace("values = [10, 11]", "values = [10, 11, 20]")
+    (tiny / "water.toml").write_text(merged[: merged.rindex("[[classes]]")] + _SPLIT)
+    water = fit_tiny(read_dataset(tiny / "water.toml"), tmp_path / "water")
+    assert len(water.class_map) == 2
+    run = fit_tiny(read_dataset(tiny), tmp_path / "ice", start=water.folder)
+    assert run.file.training.made_anew == ("head",)
+    heads = [t.shape[0] for name, t in parameters(run).items() if "segmentation_head" in name]
+    assert set(heads) == {3}
 
 
-def test_the_mask_follows_the_frame():
-    """A frame painted with its own mask stays so, up to the blur of bilinear edges."""
-    rng = np.random.default_rng(0)
-    mask = np.kron(rng.integers(0, 2, (6, 8)), np.ones((16, 16))).astype(np.uint8)
-    frame = np.repeat(mask[:, :, None] * 200, 3, axis=2)
-    flips = 0
-    for seed in range(40):
-        changed, labels = augment(frame, mask, np.random.default_rng(seed))
-        valid = labels != 255
-        light = changed.mean(2)[valid]
-        middle = (light.max() + light.min()) / 2
-        agree = ((light > middle) == labels[valid]).mean()
-        assert agree > 0.93, seed
-        assert valid.mean() > 0.6
-        flips += not np.array_equal(labels, mask)
-    assert flips > 20
+_SPLIT = """
+[split]
+validation = ["day-2"]
+test = ["day-3"]
+"""
 
 
-def test_augmentation_leaves_its_inputs_alone():
-    rng = np.random.default_rng(0)
-    frame, mask = rng.integers(0, 255, (32, 48, 3), np.uint8), np.zeros((32, 48), np.uint8)
-    before = frame.copy()
-    for seed in range(20):
-        changed, labels = augment(frame, mask, np.random.default_rng(seed))
-        assert (changed.dtype, changed.shape) == (np.uint8, frame.shape)
-        assert (labels.dtype, labels.shape) == (np.uint8, mask.shape)
-    assert np.array_equal(frame, before)
+def test_a_start_of_another_network_is_refused(tiny_pspnet: Run, tiny: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match="not the parameters of unet"):
+        fit_tiny(read_dataset(tiny), tmp_path / "run", start=tiny_pspnet.folder)
+    assert not (tmp_path / "run").exists()
 
 
-def test_dice_is_that_of_a_hand_calculation():
-    """Two classes, four valid pixels, P(1) = .9 .6 .2 .3, truth 1 1 0 1, a fifth is ignored.
-
-    Class 1: 2 * 1.8 / (2.0 + 3); class 0: 2 * .8 / (2.0 + 1); both + 1 above and below.
-    """
-    chance = torch.tensor([0.9, 0.6, 0.2, 0.3, 0.99])
-    logits = torch.stack((1 - chance, chance)).log()[None, :, None, :]
-    masks = torch.tensor([[[1, 1, 0, 1, 255]]])
-    expected = 1 - ((2 * 1.8 + 1) / (2.0 + 3 + 1) + (2 * 0.8 + 1) / (2.0 + 1 + 1)) / 2
-    assert dice_loss(logits, masks).item() == pytest.approx(expected, abs=1e-6)
+def test_patience_ends_a_fit_that_gets_no_better(tiny_dataset: Dataset, tmp_path: Path):
+    run = fit_tiny(tiny_dataset, tmp_path / "run", epochs=40, patience=2, learning_rate=1e-9)
+    training = run.file.training
+    assert training.best_epoch is not None
+    assert training.stopped_after == training.best_epoch + 2
+    assert len(json.loads((run.folder / "metrics.json").read_text())["epochs"]) < 40
 
 
-def test_cross_entropy_is_a_mean_over_valid_pixels():
-    logits, masks = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
-    masks[0, 0] = 255
-    loss = segmentation_loss(logits, masks) - dice_loss(logits, masks)
-    expected = functional.cross_entropy(logits, masks, ignore_index=255)
-    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+def test_a_group_held_out_is_never_seen(tiny_dataset: Dataset, tmp_path: Path):
+    """Damage its images: nobody who does not open them can tell, but the check before training."""
+    run = fit_tiny(hold_out(tiny_dataset, "day-1"), tmp_path / "run")
+    assert run.file.training.held_out == "day-1"
+    assert run.file.training.images == 2
 
 
-def test_ignored_pixels_cannot_change_the_loss():
-    logits, masks = torch.randn(1, 3, 4, 4), torch.randint(0, 3, (1, 4, 4))
-    masks[0, :2] = 255
-    other = logits.clone()
-    other[:, :, :2] += torch.randn(1, 3, 2, 4)
-    assert torch.allclose(segmentation_loss(logits, masks), segmentation_loss(other, masks))
+def test_a_full_disk_is_named_and_the_last_state_stays_whole(tiny: Path, tmp_path: Path):
+    """The kernel refuses files above a size (RLIMIT_FSIZE), as a full disk refuses them."""
+    out = tmp_path / "run"
+    code = (
+        "import resource, signal, sys, runpy\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        f"sys.argv = ['train', 'fit', {str(tiny)!r}, '-o', {str(out)!r}, *{PSPNET!r}]\n"
+        "runpy.run_module('train', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "state.ckpt: the state could not be written (File too large)" in done.stderr
+    assert "make room and run the same fit again" in done.stderr
+    assert list(out.iterdir()) == []
 
 
-def test_a_batch_without_a_valid_pixel_costs_nothing():
-    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
-    loss = segmentation_loss(logits, torch.full((1, 4, 4), 255))
-    loss.backward()
-    assert loss.item() == 0
-    assert logits.grad is not None
-    assert logits.grad.abs().sum() == 0
+def test_too_small_a_disk_is_refused_before_training(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ConfigError, match="Nothing was trained"):
+        fit_tiny(tiny_dataset, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
-def test_draws_are_plain_values():
-    assert Draw(epoch=1, item=2) == (1, 2)
+@pytest.mark.slow
+def test_two_processes_train_one_member(tiny: Path, tmp_path: Path):
+    """Lightning's ddp on the CPU: as several GPUs would, through the command line."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "train", "fit", str(tiny), "-o", str(out), *PSPNET]
+    command += ["--epochs", "2", "--batch", "1", "--accelerator", "cpu"]
+    done = subprocess.run(
+        [*command, "--devices", "2", "--strategy", "ddp"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch   2/2") == 1
+    assert read_run(out).file.training.epochs == 2
+    assert {path.name for path in out.iterdir()} == {
+        "run.toml",
+        "model.safetensors",
+        "metrics.json",
+    }

@@ -1,0 +1,1 @@
+"""How much each member of an ensemble counts, and how sure the ensemble may be."""

@@ -1,0 +1,1 @@
+"""Recipes: stages, members, ensemble, evaluation and bundle by one command."""
