@@ -28,7 +28,8 @@ def augmentations(  # noqa: PLR0913 - each is an option
     share_the_cores()
     from edge.contract.files import write_atomically
     from train.data.augment import strength_of
-    from train.data.dataset import check_layout, read_dataset
+    from train.data.check import check_layout
+    from train.data.dataset import read_dataset
     from train.data.sheet import contact_sheet
 
     read = read_dataset(dataset)

@@ -84,7 +84,8 @@ def _evaluated(
 
 
 def _images(path: Path, split: str, held_out: str) -> tuple[Side, Dataset]:
-    from train.data.dataset import hold_out, read_dataset
+    from train.data.dataset import read_dataset
+    from train.data.splits import hold_out
 
     side = _side(split)
     if not held_out:

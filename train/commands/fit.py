@@ -184,8 +184,8 @@ def fit(  # noqa: PLR0913 - each is an option
 
     from rich.console import Console
 
-    from train.data.dataset import hold_out as held_out
     from train.data.dataset import read_dataset
+    from train.data.splits import hold_out as held_out
     from train.fit.plan import Choice, Hardware, Settings
     from train.fit.trainer import fit as fit_member
 

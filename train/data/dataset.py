@@ -1,12 +1,11 @@
-"""Datasets: a ``dataset.toml`` beside images and masks; split by group, never by frame."""
+"""Datasets: a ``dataset.toml`` beside images and masks."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,7 +20,7 @@ from edge.contract.frames import decode_image
 from edge.contract.masks import decode_png
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy.typing as npt
 
@@ -36,9 +35,6 @@ DATA_FOLDER = "ICECAM_DATA"
 
 Split = Literal["train", "validation", "test"]
 _Row = tuple[float, float, float]
-FITTING: tuple[Split, ...] = ("train", "validation")
-VALIDATION_SHARE = 0.25
-_MOST_SHOWN = 100
 
 
 def _inside(path: str) -> str:
@@ -211,134 +207,20 @@ def read_dataset(path: Path, *, data: Path | None = None) -> Dataset:
     )
 
 
-def hold_out(
-    dataset: Dataset, group: str, *, validation_share: float = VALIDATION_SHARE
-) -> Dataset:
-    """Return the dataset split anew: ``group`` is for testing, the rest for fitting.
-
-    Of each other group, every image in turn that makes up ``validation_share`` (0..1) goes to
-    validation, evenly spread over the names; at least one, and never all of them together.
-    Raises ConfigError for a group that no image has, or where it is the only one.
-    """
-    if not 0 < validation_share < 1:
-        raise ConfigError(
-            f"a validation share of {validation_share}", expected="more than 0, less than 1"
-        )
-    groups = groups_of(dataset)
-    if group not in groups or len(groups) == 1:
-        others = "" if group not in groups else " and at least one other"
-        raise ConfigError(
-            f"{dataset.source}: cannot hold out {group!r}; the groups are {_listed(groups)}",
-            expected=f"one of them{others}",
-        )
-    return _split_anew(dataset, {group: "test"}, validation_share)
-
-
-def keep_all(dataset: Dataset, *, validation_share: float = VALIDATION_SHARE) -> Dataset:
-    """Return the dataset with nothing held back for testing: as ``hold_out``, of every group."""
-    return _split_anew(dataset, {}, validation_share)
-
-
-def groups_of(dataset: Dataset) -> tuple[str, ...]:
-    """Return the groups of a dataset, in order."""
-    return tuple(sorted({item.group for item in dataset.items if item.group is not None}))
-
-
-def _split_anew(dataset: Dataset, held_back: dict[str, Split], share: float) -> Dataset:
-    splits: dict[str, Split] = {}
-    for group in groups_of(dataset):
-        members = [item.stem for item in dataset.items if item.group == group]
-        split = held_back.get(group, "train")
-        splits |= dict.fromkeys(members, split)
-        if split == "train":
-            splits |= dict.fromkeys(_spread(members, share), "validation")
-    items = tuple(replace(item, split=splits.get(item.stem)) for item in dataset.items)
-    return replace(dataset, items=items, held_back=held_back)
-
-
-def _spread(stems: Sequence[str], share: float) -> list[str]:
-    """Return a share of the stems, at least one, evenly spread and away from both ends."""
-    count = max(1, round(len(stems) * share))
-    step = len(stems) / count
-    return [stems[int((position + 0.5) * step)] for position in range(count)]
-
-
 def read_sample(dataset: Dataset, item: Item) -> Sample:
     """Decode an image (native size) and its mask, mapped to class indices, 255 = not valid.
 
     Raises ConfigError where either is missing or damaged, the sizes differ or the mask holds a
     value that no class names.
     """
-    frame, values = _read_frame(dataset, item), _read_values(dataset, item)
-    for defect in _disagreements(dataset, item, frame, values):
+    frame, values = read_frame(dataset, item), read_values(dataset, item)
+    for defect in disagreements(dataset, item, frame, values):
         raise ConfigError(defect)
     return Sample(frame=frame, mask=dataset.lookup[values])
 
 
-def check_layout(dataset: Dataset, *, needed: Sequence[Split] = FITTING) -> None:
-    """Refuse a dataset whose names and groups are wrong, without opening a picture."""
-    _refuse(dataset, list(_layout_defects(dataset, needed)))
-
-
-def check(
-    dataset: Dataset,
-    *,
-    needed: Sequence[Split] = FITTING,
-    fits: Callable[[Pixels], object] | None = None,
-    progress: Progress | None = None,
-) -> npt.NDArray[np.int64]:
-    """Open everything and raise one ConfigError that lists all that is wrong.
-
-    Returns how many training pixels each class has, int64 ``(C,)``.
-
-    needed: the splits that may not be empty. Where "train" is among them, every class must occur
-    in a training mask. fits: called with every frame; the ConfigError it raises is a defect too.
-    """
-    defects = list(_layout_defects(dataset, needed))
-    pixels = np.zeros(len(dataset.class_map), np.int64)
-    with ThreadPoolExecutor() as pool:
-        looks = pool.map(lambda item: _look_at(dataset, item, fits), dataset.items)
-        for done, (item, look) in enumerate(zip(dataset.items, looks, strict=True), 1):
-            defects += look.defects
-            if item.split == "train":
-                pixels += look.pixels
-            if progress:
-                progress(done, len(dataset.items))
-    if "train" in needed and dataset.of("train"):
-        defects += _unseen_classes(dataset, pixels)
-    _refuse(dataset, defects)
-    return pixels
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Look:
-    """What one image and its mask showed. pixels: of each class, int64 ``(C,)``."""
-
-    defects: tuple[str, ...]
-    pixels: npt.NDArray[np.int64]
-
-
-def _look_at(dataset: Dataset, item: Item, fits: Callable[[Pixels], object] | None) -> _Look:
-    defects: list[str] = []
-    frame = values = None
-    try:
-        frame = _read_frame(dataset, item)
-    except ConfigError as problem:
-        defects.append(str(problem))
-    if frame is not None and fits:
-        defects += _unfitting(dataset, item, frame, fits)
-    try:
-        values = _read_values(dataset, item)
-    except ConfigError as problem:
-        defects.append(str(problem))
-    pixels = np.zeros(len(dataset.class_map), np.int64)
-    if values is not None:
-        pixels += np.bincount(dataset.lookup[values].ravel(), minlength=256)[: len(pixels)]
-        defects += _disagreements(dataset, item, frame, values)
-    return _Look(defects=tuple(defects), pixels=pixels)
-
-
-def _read_frame(dataset: Dataset, item: Item) -> Pixels:
+def read_frame(dataset: Dataset, item: Item) -> Pixels:
+    """Decode an image: uint8 ``(height, width, 3)`` BGR. Raises ConfigError."""
     where = str(item.image.relative_to(dataset.root))
     try:
         return decode_image(item.image.read_bytes(), where=where)
@@ -348,7 +230,8 @@ def _read_frame(dataset: Dataset, item: Item) -> Pixels:
         raise ConfigError(problem.found, expected=problem.expected) from None
 
 
-def _read_values(dataset: Dataset, item: Item) -> Mask:
+def read_values(dataset: Dataset, item: Item) -> Mask:
+    """Decode a mask: uint8 ``(height, width)``, the values on disk. Raises ConfigError."""
     where = str(item.mask.relative_to(dataset.root))
     try:
         return decode_png(item.mask.read_bytes(), where=where, error=ConfigError)
@@ -359,9 +242,10 @@ def _read_values(dataset: Dataset, item: Item) -> Mask:
         raise ConfigError(f"{where}: cannot be read ({problem.strerror})") from None
 
 
-def _disagreements(
+def disagreements(
     dataset: Dataset, item: Item, frame: Pixels | None, values: Mask
 ) -> Iterator[str]:
+    """Yield what is wrong between a frame and its mask values, a sentence each."""
     where = item.mask.relative_to(dataset.root)
     if frame is not None and frame.shape[:2] != values.shape:
         found, expected = (f"{h}x{w}" for h, w in (values.shape, frame.shape[:2]))
@@ -373,53 +257,11 @@ def _disagreements(
         yield f"{where}: holds the values {strays}; expected only {allowed}"
 
 
-def _unfitting(
-    dataset: Dataset, item: Item, frame: Pixels, fits: Callable[[Pixels], object]
-) -> Iterator[str]:
-    try:
-        fits(frame)
-    except ConfigError as problem:
-        yield f"{item.image.relative_to(dataset.root)}: {problem}"
-
-
-def _layout_defects(dataset: Dataset, needed: Sequence[Split]) -> Iterator[str]:
-    for item in dataset.items:
-        if item.split is None:
-            image = item.image.relative_to(dataset.root)
-            yield f"{image}: its name does not match the group pattern"
-    stems = Counter(item.stem for item in dataset.items)
-    for stem in sorted(stem for stem, times in stems.items() if times > 1):
-        yield f"{stem}: {stems[stem]} images share this name, and so one mask"
-    groups = {item.group for item in dataset.items if item.group is not None}
-    for group, split in dataset.held_back.items():
-        if group not in groups:
-            yield f"split.{split}: no image is of group {group!r}; found {_listed(groups)}"
-    for split in needed:
-        if not dataset.of(split):
-            yield f"split: no image is left for {split}; the groups are {_listed(groups)}"
-
-
-def _unseen_classes(dataset: Dataset, pixels: npt.NDArray[np.int64]) -> Iterator[str]:
-    for surface, count in zip(dataset.class_map.root, pixels, strict=True):
-        if not count:
-            yield f"classes[{surface.index}]: no training mask holds {surface.name!r}"
-
-
-def _refuse(dataset: Dataset, defects: Sequence[str]) -> None:
-    if not defects:
-        return
-    listed = list(defects[:_MOST_SHOWN])
-    if len(defects) > _MOST_SHOWN:
-        listed.append(f"… and {len(defects) - _MOST_SHOWN} more")
-    count = f"{len(defects)} defect{'s' if len(defects) > 1 else ''}"
-    raise ConfigError(f"{dataset.source}: {count}\n  " + "\n  ".join(listed))
-
-
 def _refuse_both(source: Path, split: _Split) -> None:
     both = sorted(set(split.validation) & set(split.test))
     if both:
         raise ConfigError(
-            f"{source}: split: {_listed(both)} both in validation and in test",
+            f"{source}: split: {listed(both)} both in validation and in test",
             expected="each group in one of them",
         )
 
@@ -481,5 +323,6 @@ def _data_folder() -> Path:
     return Path(os.environ.get(DATA_FOLDER) or beside_the_checkout)
 
 
-def _listed(groups: Iterable[str]) -> str:
+def listed(groups: Iterable[str]) -> str:
+    """Return names for a message."""
     return ", ".join(sorted(groups)) or "none"

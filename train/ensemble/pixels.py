@@ -11,7 +11,8 @@ import torch
 from edge.contract.classes import NOT_VALID
 from edge.contract.errors import ConfigError
 from edge.contract.overlay import stretch
-from train.data.dataset import check_layout, read_sample
+from train.data.check import check_layout
+from train.data.dataset import read_sample
 from train.models.mixture import member_probabilities, mix
 from train.predict import EnsemblePredictor
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.contract.errors import ConfigError
-from train.data.dataset import groups_of, hold_out, keep_all, read_dataset
+from train.data.dataset import read_dataset
+from train.data.splits import groups_of, hold_out, keep_all
 from train.fit.plan import digest
 
 if TYPE_CHECKING:

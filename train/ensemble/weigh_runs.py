@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edge.contract.errors import ConfigError
-from train.data.dataset import VALIDATION_SHARE
+from train.data.splits import VALIDATION_SHARE
 from train.ensemble.pixels import draw_pixels
 from train.ensemble.report import choose
 from train.ensemble.validation import dataset_of, require_one_split, was_trained_on

@@ -13,7 +13,8 @@ from edge.contract.errors import ConfigError
 from edge.contract.files import make_folder, write_atomically
 from edge.contract.overlay import stretch
 from edge.geometry import ground_areas
-from train.data.dataset import check_layout, read_sample
+from train.data.check import check_layout
+from train.data.dataset import read_sample
 from train.evaluate.calibration import joined
 from train.evaluate.measure import measure_image
 from train.evaluate.panels import render_panels

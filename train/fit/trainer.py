@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, Trainer
 
 from edge.contract.errors import ConfigError
 from edge.engine import resize
-from train.data.dataset import check
+from train.data.check import check
 from train.data.loader import Resized, training_batches, validation_batches
 from train.fit.display import Display, print_summary
 from train.fit.keeper import Keeper, WholeCheckpoints, read_state

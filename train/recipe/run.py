@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from edge.contract.boundary import read_toml
 from edge.contract.errors import ConfigError
 from edge.contract.files import make_folder, write_atomically
-from train.data.dataset import DATA_FOLDER, DATASET, check_layout, read_dataset
+from train.data.check import check_layout
+from train.data.dataset import DATA_FOLDER, DATASET, read_dataset
 from train.ensemble.weigh_runs import weigh_runs
 from train.evaluate.baselines import OtsuBaseline, fit_baseline
 from train.evaluate.evaluation import evaluate, pool

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from train.data.dataset import groups_of, hold_out, keep_all, read_dataset
+from train.data.dataset import read_dataset
+from train.data.splits import groups_of, hold_out, keep_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

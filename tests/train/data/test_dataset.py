@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from edge.contract.errors import ConfigError
-from train.data.dataset import check, check_layout, read_dataset, read_sample
+from train.data.check import check, check_layout
+from train.data.dataset import read_dataset, read_sample
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from edge.contract.classes import Classes
 from edge.contract.errors import ConfigError
 from train.commands.ensemble import ensemble
-from train.data.dataset import hold_out, keep_all, read_dataset, read_sample
+from train.data.dataset import read_dataset, read_sample
+from train.data.splits import hold_out, keep_all
 from train.ensemble.pixels import draw_pixels
 from train.ensemble.report import best_choice
 from train.ensemble.validation import dataset_of, require_one_split

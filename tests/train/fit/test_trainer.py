@@ -18,7 +18,8 @@ from rich.console import Console
 
 from edge.contract.boundary import parse
 from edge.contract.errors import ConfigError
-from train.data.dataset import hold_out, read_dataset
+from train.data.dataset import read_dataset
+from train.data.splits import hold_out
 from train.fit.keeper import read_state
 from train.fit.plan import Choice, Settings
 from train.fit.trainer import fit
