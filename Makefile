@@ -10,7 +10,7 @@ FRAMES ?=
 # libgl1 and libglib2.0-0 are what opencv-python's wheels link to.
 TEST_PACKAGES := mosquitto mosquitto-clients systemd libgl1 libglib2.0-0
 
-.PHONY: help setup demo test check format demo-bundle clean
+.PHONY: help setup demo test check format bench demo-bundle clean
 
 help:
 	@echo "make setup        .venv with everything: station, training, tests, checks"
@@ -18,6 +18,7 @@ help:
 	@echo "make test         all tests"
 	@echo "make check        lint, format, types"
 	@echo "make format       let ruff lay the code out"
+	@echo "make bench        how quick training is beside bare PyTorch, and what memory it takes (10 minutes)"
 	@echo "make demo-bundle  train edge/demo/demo.icecam anew on drawn scenes (about 40 minutes)"
 	@echo "make clean        remove .venv and build/"
 
@@ -39,6 +40,9 @@ check: $(VENV)/everything
 format: $(VENV)/everything
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(VENV)/everything
+	$(BIN)/python -m tests.bench.training --cpu-time --json build/bench-training.json
 
 demo-bundle: $(VENV)/everything
 	BIN=$(BIN) scripts/demo-bundle

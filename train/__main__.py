@@ -1,10 +1,11 @@
-"""The workstation's command line: python -m train synth | fit | ensemble | evaluate | recipe."""
+"""The workstation's command line: python -m train synth | fit | … | recipe."""
 
 from __future__ import annotations
 
 import typer
 
 from edge.console import run_app
+from train.commands.augmentations import augmentations
 from train.commands.ensemble import ensemble
 from train.commands.evaluate import evaluate
 from train.commands.fit import fit
@@ -35,7 +36,7 @@ All of it, for several members, with an ensemble and a bundle at the end:
 """,
 )
 
-for command in (synth, fit, ensemble, evaluate, recipe):
+for command in (synth, augmentations, fit, ensemble, evaluate, recipe):
     app.command()(command)
 
 if __name__ == "__main__":
