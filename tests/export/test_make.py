@@ -27,6 +27,7 @@ from export.__main__ import _members, app
 from export.graph import EnsembleGraph
 from export.make import Made, _choose_golden, choose_frames, make
 from export.static_check import findings
+from tests.train.classes import classes_of
 from train.ensembles import Weighing, write_ensemble
 from train.models.architectures import ARCHITECTURES, Member, build_member
 from train.predict import open_predictor
@@ -47,7 +48,7 @@ SERIAL = 7
 def random_member(architecture: str) -> Member:
     """A network with random parameters whose normalisation does something, as after training."""
     torch.manual_seed(len(architecture))
-    member = build_member(architecture, classes=3)
+    member = build_member(architecture, class_map=classes_of(3))
     for module in member.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, 0, 0.1)

@@ -124,9 +124,7 @@ def make_run(
 
     torch.manual_seed(5)
     options = SMALL if architecture == "unet" else {"psp_out_channels": 8}
-    member = build_member(
-        architecture, SMALL_ENCODER, classes=len(dataset.class_map), options=options
-    )
+    member = build_member(architecture, SMALL_ENCODER, class_map=dataset.class_map, options=options)
     return write_run(
         folder,
         member,

@@ -109,25 +109,23 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-def build_member(  # noqa: PLR0913 - each is a fact of the member, named at the call
+def build_member(
     architecture: str,
     encoder: str = "",
     *,
-    classes: int = 0,
-    class_map: Classes | None = None,
+    class_map: Classes,
     options: Mapping[str, Any] | None = None,
     mean: Triple = IMAGENET_MEAN,
     std: Triple = IMAGENET_STD,
 ) -> Member:
     """Make a member with random parameters (torch's global seed); no encoder: the usual one.
 
-    classes: how many; or class_map, which an architecture that sees floes needs for its roles.
     Raises ConfigError for an architecture, an option or an encoder that is not known, and for an
     encoder that the architecture cannot take.
     """
     chosen, settings = settle(architecture, encoder, options)
     row = ARCHITECTURES[architecture]
-    ice, water = (class_map.indices(role) if class_map else () for role in ("ice", "water"))
+    ice, water = (class_map.indices(role) for role in ("ice", "water"))
     if row.kind == "floes" and not ice:
         raise ConfigError(
             f"{architecture} for classes none of which is ice",
@@ -137,7 +135,7 @@ def build_member(  # noqa: PLR0913 - each is a fact of the member, named at the 
         architecture=architecture,
         encoder=chosen,
         options=settings,
-        classes=len(class_map) if class_map else classes,
+        classes=len(class_map),
         ice=ice,
         water=water,
         mean=mean,

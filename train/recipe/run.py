@@ -140,10 +140,10 @@ def _check(recipe: Recipe, places: Places, console: Console) -> None:
     """Refuse what would fail after hours: every dataset, network and encoder is tried first."""
     from train.fit.trainer import check_data, check_member  # noqa: PLC0415 - loads torch
 
-    dataset = read_dataset(places.dataset, data=places.data)
     for member in recipe.member:
         choice = recipe.choice_of(member)
         for stage in recipe.stages_of(member):
+            dataset = read_dataset(places.stages.get(stage.name, places.dataset), data=places.data)
             check_member(dataset, choice, recipe.settings_of(member, stage))
     choice = recipe.choice_of(recipe.member[0])
     check_data(final_source(recipe, places).open(), choice, console=console)

@@ -8,6 +8,7 @@ import segmentation_models_pytorch as smp
 import torch
 
 from edge.contract.errors import ConfigError
+from tests.train.classes import classes_of
 from train.models.architectures import ARCHITECTURES, build_member, settle
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ SEMANTIC = [name for name, row in ARCHITECTURES.items() if row.kind == "surfaces
 
 def member_of(architecture: str, **options: object) -> torch.nn.Module:
     torch.manual_seed(0)
-    return build_member(architecture, classes=3, options=options).eval()
+    return build_member(architecture, class_map=classes_of(3), options=options).eval()
 
 
 @pytest.mark.parametrize("architecture", SEMANTIC)
@@ -56,26 +57,28 @@ def test_a_member_decides_for_its_greatest_logit():
 
 
 def test_the_usual_ensemble_is_small():
-    total = sum(build_member(name, classes=3).parameter_count for name in ("unet", "pspnet"))
+    total = sum(
+        build_member(name, class_map=classes_of(3)).parameter_count for name in ("unet", "pspnet")
+    )
     assert 700_000 < total < 1_400_000
 
 
 @pytest.mark.parametrize("architecture", SEMANTIC)
 def test_the_usual_members_train_on_a_small_computer(architecture: str):
-    assert build_member(architecture, classes=3).parameter_count < 2_000_000
+    assert build_member(architecture, class_map=classes_of(3)).parameter_count < 2_000_000
 
 
 @pytest.mark.parametrize("architecture", SEMANTIC)
 def test_the_usual_members_carry_no_dead_parameters(architecture: str):
     """Every parameter gets a gradient, so none is shipped that the logits do not depend on."""
-    member = build_member(architecture, classes=3)
+    member = build_member(architecture, class_map=classes_of(3))
     member(torch.rand(2, 3, 64, 96) * 255).square().sum().backward()
     assert [name for name, p in member.named_parameters() if p.grad is None] == []
 
 
 def test_what_a_shortened_encoder_never_runs_is_left_out_and_changes_no_logit():
     torch.manual_seed(0)
-    ours = build_member("pspnet", "densenet121", classes=3).eval()
+    ours = build_member("pspnet", "densenet121", class_map=classes_of(3)).eval()
     theirs = smp.PSPNet(
         "densenet121", encoder_weights=None, encoder_depth=3, psp_out_channels=128, classes=3
     ).eval()
@@ -89,7 +92,7 @@ def test_what_a_shortened_encoder_never_runs_is_left_out_and_changes_no_logit():
 
 def test_what_a_shortened_encoder_runs_for_nothing_stays():
     """EfficientNet's forward calls every block, those past the last feature too."""
-    member = build_member("upernet", "efficientnet-b0", classes=3).eval()
+    member = build_member("upernet", "efficientnet-b0", class_map=classes_of(3)).eval()
     with torch.inference_mode():
         assert member(torch.zeros(1, 3, 64, 96)).shape == (1, 3, 64, 96)
 
@@ -107,7 +110,7 @@ def test_an_encoder_has_the_library_s_parameters(
     architecture: str, build: Callable[[], smp.base.SegmentationModel]
 ):
     options = {"decoder_channels": [8] * 5} if architecture == "unet" else {"encoder_depth": 5}
-    member = build_member(architecture, "resnet18", classes=4, options=options)
+    member = build_member(architecture, "resnet18", class_map=classes_of(4), options=options)
     expected = {name: one.shape for name, one in build().encoder.state_dict().items()}
     found = {name: one.shape for name, one in member.parts()["encoder"].state_dict().items()}
     assert found == expected
@@ -115,7 +118,7 @@ def test_an_encoder_has_the_library_s_parameters(
 
 @pytest.mark.parametrize("architecture", SEMANTIC)
 def test_the_parts_share_out_all_parameters(architecture: str):
-    member = build_member(architecture, classes=3)
+    member = build_member(architecture, class_map=classes_of(3))
     parts = member.parts()
     assert list(parts) == ["encoder", "decoder", "head"]
     each = [id(one) for part in parts.values() for one in part.parameters()]
@@ -129,16 +132,25 @@ def test_the_same_seed_gives_the_same_parameters():
 
 
 def test_options_reach_the_network():
-    narrow = build_member("unet", classes=2, options={"decoder_channels": [8, 8, 8, 8, 8]})
-    wide = build_member("unet", classes=2, options={"decoder_channels": [64, 64, 32, 32, 16]})
+    narrow = build_member(
+        "unet", class_map=classes_of(2), options={"decoder_channels": [8, 8, 8, 8, 8]}
+    )
+    wide = build_member(
+        "unet", class_map=classes_of(2), options={"decoder_channels": [64, 64, 32, 32, 16]}
+    )
     assert narrow.parameter_count < wide.parameter_count
-    deep = build_member("pspnet", classes=2, options={"encoder_depth": 4})
-    assert (deep.size_multiple, build_member("pspnet", classes=2).size_multiple) == (16, 8)
+    deep = build_member("pspnet", class_map=classes_of(2), options={"encoder_depth": 4})
+    assert (deep.size_multiple, build_member("pspnet", class_map=classes_of(2)).size_multiple) == (
+        16,
+        8,
+    )
 
 
 def test_deeplab_s_dilations_reach_its_pyramid():
     member = build_member(
-        "deeplabv3plus", classes=2, options={"decoder_atrous_rates": [2, 3, 5], "encoder_depth": 4}
+        "deeplabv3plus",
+        class_map=classes_of(2),
+        options={"decoder_atrous_rates": [2, 3, 5], "encoder_depth": 4},
     )
     dilations = {one.dilation[0] for one in member.parts()["decoder"].modules() if is_conv(one)}
     assert dilations == {1, 2, 3, 5}
@@ -163,7 +175,7 @@ def is_conv(module: torch.nn.Module) -> bool:
 def test_the_size_multiple_is_what_the_network_takes(
     architecture: str, encoder: str, options: dict[str, object], multiple: int
 ):
-    member = build_member(architecture, encoder, classes=2, options=options).eval()
+    member = build_member(architecture, encoder, class_map=classes_of(2), options=options).eval()
     assert member.size_multiple == multiple
     size = (multiple, 2 * multiple)
     member.check_size(size)
@@ -178,7 +190,7 @@ def test_the_size_multiple_is_what_the_network_takes(
     [("deeplabv3plus", "resnet18"), ("unet", "tu-maxvit_nano_rw_256")],
 )
 def test_less_than_the_size_multiple_the_library_does_not_take(architecture: str, encoder: str):
-    member = build_member(architecture, encoder, classes=2).eval()
+    member = build_member(architecture, encoder, class_map=classes_of(2)).eval()
     half = member.size_multiple // 2
     with torch.inference_mode(), pytest.raises((RuntimeError, AssertionError)):
         member.network(torch.zeros(1, 3, half, 2 * half))
@@ -186,7 +198,7 @@ def test_less_than_the_size_multiple_the_library_does_not_take(architecture: str
 
 def test_a_member_that_is_built_while_nothing_is_learnt_can_be_trained():
     with torch.inference_mode():
-        member = build_member("psp-densenet", classes=2)
+        member = build_member("psp-densenet", class_map=classes_of(2))
     member(torch.rand(2, 3, 16, 32)).sum().backward()
     assert all(one.grad is not None for one in member.parameters())
 
@@ -200,7 +212,7 @@ def test_a_size_that_does_not_divide_is_refused():
 
 @pytest.mark.parametrize("architecture", ["deeplabv3plus", "upernet"])
 def test_a_batch_of_one_frame_trains(architecture: str):
-    member = build_member(architecture, classes=2).train()
+    member = build_member(architecture, class_map=classes_of(2)).train()
     member(torch.rand(1, 3, 64, 96)).sum().backward()
 
 
@@ -249,7 +261,7 @@ def test_what_is_unknown_is_refused_by_name(
     architecture: str, encoder: str, options: dict[str, object], told: str
 ):
     with pytest.raises(ConfigError) as caught:
-        build_member(architecture, encoder, classes=3, options=options)
+        build_member(architecture, encoder, class_map=classes_of(3), options=options)
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -16,6 +16,7 @@ import torch
 import torchvision
 
 from edge.contract.errors import ConfigError
+from tests.train.classes import classes_of
 from train.models.architectures import IMAGENET_MEAN, IMAGENET_STD, build_member
 from train.models.encoders import load_encoder_parameters, normalisation_of, take_parameters
 
@@ -63,7 +64,7 @@ def lively(module: torch.nn.Module) -> torch.nn.Module:
 
 def small_unet(encoder: str = "tu-test_resnet", seed: int = 1) -> Member:
     torch.manual_seed(seed)
-    return build_member("unet", encoder, classes=3, options=SHALLOW).eval()
+    return build_member("unet", encoder, class_map=classes_of(3), options=SHALLOW).eval()
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_from_torchvision_s_classifier_the_encoder_gives_the_library_s_features(
     source = written(tmp_path / "a.safetensors", model.state_dict())
     theirs = smp.encoders.get_encoder(encoder, depth=3, weights=None)
     theirs.load_state_dict(dict(model.state_dict()))
-    member = build_member("pspnet", encoder, classes=3).eval()
+    member = build_member("pspnet", encoder, class_map=classes_of(3)).eval()
     load_encoder_parameters(member, source)
     frame = torch.rand(1, 3, 32, 48)
     with torch.inference_mode():
@@ -116,7 +117,7 @@ def test_densenet_s_names_of_old_are_understood(tmp_path: Path):
         .replace("conv2.", "conv.2."): value
         for name, value in model.state_dict().items()
     }
-    member = build_member("psp-densenet", classes=3)
+    member = build_member("psp-densenet", class_map=classes_of(3))
     load_encoder_parameters(member, written(tmp_path / "old.safetensors", old))
     found = member.parts()["encoder"].state_dict()
     name = "features.denseblock1.denselayer2.conv1.weight"
@@ -316,7 +317,9 @@ def test_another_run_s_parameters_are_all_taken_where_the_classes_are_the_same()
 
 
 def test_for_other_classes_the_head_stays_as_it_was_made():
-    given = build_member("unet", "tu-test_resnet", classes=5, options=SHALLOW).state_dict()
+    given = build_member(
+        "unet", "tu-test_resnet", class_map=classes_of(5), options=SHALLOW
+    ).state_dict()
     member, before = small_unet(seed=5), small_unet(seed=5).state_dict()
     assert take_parameters(member, given, same_classes=False) == ("head",)
     for name, value in member.state_dict().items():
@@ -335,7 +338,9 @@ def test_another_network_s_parameters_are_refused_and_nothing_is_taken(
     change: dict[str, object], told: str
 ):
     options = {**SHALLOW, **change}
-    given = build_member("unet", "tu-test_resnet", classes=3, options=options).state_dict()
+    given = build_member(
+        "unet", "tu-test_resnet", class_map=classes_of(3), options=options
+    ).state_dict()
     member, before = small_unet(), small_unet().state_dict()
     with pytest.raises(
         ConfigError, match="not the parameters of unet with tu-test_resnet: "
@@ -346,6 +351,8 @@ def test_another_network_s_parameters_are_refused_and_nothing_is_taken(
 
 
 def test_a_head_of_other_classes_is_refused_where_the_classes_are_said_to_be_the_same():
-    given = build_member("unet", "tu-test_resnet", classes=5, options=SHALLOW).state_dict()
+    given = build_member(
+        "unet", "tu-test_resnet", class_map=classes_of(5), options=SHALLOW
+    ).state_dict()
     with pytest.raises(ConfigError, match=r"segmentation_head\.0\.weight is \(5, "):
         take_parameters(small_unet(), given, same_classes=True)
