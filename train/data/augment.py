@@ -64,7 +64,7 @@ def _full() -> v2.Transform:
         [
             v2.RandomHorizontalFlip(0.5),
             _sometimes(
-                0.75, _one_of(_affine(4.0, (0.9, 1.6)), _perspective(0.25), odds=(0.7, 0.3))
+                0.75, _one_of(_affine(4.0, (0.5, 1.6)), _perspective(0.25), odds=(0.7, 0.3))
             ),
             _sometimes(0.45, _one_of(LightField(), Searchlight(), odds=(0.55, 0.45))),
             _sometimes(0.15, Glare()),
