@@ -38,7 +38,7 @@ def test_the_mask_follows_the_frame(change: v2.Transform):
         light = frame.float().mean(0)[valid]
         middle = (light.max() + light.min()) / 2
         assert ((light > middle) == labels[valid].bool()).float().mean() > 0.93, seed
-        assert valid.float().mean() > 0.6
+        assert valid.float().mean() > 0.2
         moved += not torch.equal(labels, squares()[1])
     assert moved > 20
 
