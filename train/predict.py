@@ -78,6 +78,7 @@ class EnsemblePredictor:
     ) -> None:
         """Load the members' parameters, once. The runs must be alike (``require_alike``)."""
         self.name = name
+        self.runs = tuple(runs)
         self.class_map = runs[0].class_map
         self._size, self._max_anisotropy = common_input(runs)
         self._members = [load_member(run) for run in runs]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from edge import __version__
-from edge.contract.boundary import parse, read_toml
+from edge.contract.boundary import parse, parse_json, read_toml
 from edge.contract.bundle import InputSize, Name
 from edge.contract.classes import Classes
 from edge.contract.errors import ConfigError
@@ -76,6 +76,23 @@ class Training(_Part):
 
 class _Named(_Part):
     name: Name
+
+
+class _Images(BaseModel):
+    """The names of the images that a member has seen."""
+
+    model_config = ConfigDict(frozen=True)
+
+    train: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+
+
+class _Metrics(BaseModel):
+    """Of ``metrics.json``, what is read again."""
+
+    model_config = ConfigDict(frozen=True)
+
+    images: _Images = _Images()
 
 
 class RunFile(_Part):
@@ -207,6 +224,18 @@ def read_run(folder: Path) -> Run:
     run = Run(folder=folder, file=parse(RunFile, raw, where=str(folder / RUN)))
     _checked_model(run)
     return run
+
+
+def images_seen(run: Run) -> frozenset[str]:
+    """Return the names of the images that trained the run or chose its epoch, none where unknown.
+
+    Raises ConfigError where ``metrics.json`` is damaged.
+    """
+    where = run.folder / METRICS
+    if not where.is_file():
+        return frozenset()
+    images = parse_json(_Metrics, where.read_bytes(), where=str(where)).images
+    return frozenset(images.train + images.validation)
 
 
 def load_member(run: Run) -> Member:

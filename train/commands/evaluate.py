@@ -59,6 +59,7 @@ def evaluate(  # noqa: PLR0913 - each is an option
     console = Console()
     with open_predictor(predictor) as opened:
         refuse_another_map(opened, read)
+        _warn_of_seen(opened, read, side, console)
         predictors = [opened, *(fit_baselines(read) if baseline else ())]
         found = [
             _evaluated(one, read, side, overlays if one is opened else None, console)
@@ -81,6 +82,23 @@ def _evaluated(
         return evaluate_predictor(
             predictor, dataset, split=side, overlays=overlays, progress=progress
         )
+
+
+def _warn_of_seen(predictor: Predictor, dataset: Dataset, side: Side, console: Console) -> None:
+    """Say where figures would flatter: on images that trained the predictor or chose its epoch."""
+    from train.predict import EnsemblePredictor
+    from train.runs import images_seen
+
+    if not isinstance(predictor, EnsemblePredictor):
+        return
+    names = {item.stem for item in dataset.of(side)}
+    for run in predictor.runs:
+        seen = names & images_seen(run) if run.file.training.dataset == dataset.name else set()
+        if seen:
+            console.print(
+                f"[yellow]warning:[/yellow] {run.name} was trained or chosen on {len(seen)} of "
+                f"these {len(names)} images: the figures flatter it"
+            )
 
 
 def _images(path: Path, split: str, held_out: str) -> tuple[Side, Dataset]:

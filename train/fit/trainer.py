@@ -229,7 +229,13 @@ def _finish(
             input_size=plan.choice.size,
             max_anisotropy=plan.choice.max_anisotropy,
             training=_summary(began, plan, dataset, keeper),
-            metrics={"epochs": [asdict(epoch) for epoch in keeper.history]},
+            metrics={
+                "epochs": [asdict(epoch) for epoch in keeper.history],
+                "images": {
+                    split: [item.stem for item in dataset.of(split)]
+                    for split in ("train", "validation")
+                },
+            },
         )
     except OSError as problem:
         raise ConfigError(

@@ -23,7 +23,7 @@ from train.data.splits import hold_out
 from train.fit.keeper import read_state
 from train.fit.plan import Choice, Settings
 from train.fit.trainer import fit
-from train.runs import load_member, read_run
+from train.runs import images_seen, load_member, read_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -348,10 +348,10 @@ def test_patience_ends_a_fit_that_gets_no_better(tiny_dataset: Dataset, tmp_path
 
 
 def test_a_group_held_out_is_never_seen(tiny_dataset: Dataset, tmp_path: Path):
-    """Damage its images: nobody who does not open them can tell, but the check before training."""
     run = fit_tiny(hold_out(tiny_dataset, "day-1"), tmp_path / "run")
     assert run.file.training.held_out == "day-1"
     assert run.file.training.images == 2
+    assert {name[:5] for name in images_seen(run)} == {"day-2", "day-3"}
 
 
 def test_a_full_disk_is_named_and_the_last_state_stays_whole(tiny: Path, tmp_path: Path):
