@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import cv2
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -216,7 +217,7 @@ def read_sample(dataset: Dataset, item: Item) -> Sample:
     frame, values = read_frame(dataset, item), read_values(dataset, item)
     for defect in disagreements(dataset, item, frame, values):
         raise ConfigError(defect)
-    return Sample(frame=frame, mask=dataset.lookup[values])
+    return Sample(frame=frame, mask=np.asarray(cv2.LUT(values, dataset.lookup), np.uint8))
 
 
 def read_frame(dataset: Dataset, item: Item) -> Pixels:
@@ -250,7 +251,7 @@ def disagreements(
     if frame is not None and frame.shape[:2] != values.shape:
         found, expected = (f"{h}x{w}" for h, w in (values.shape, frame.shape[:2]))
         yield f"{where}: is {found} (height x width); expected its image's {expected}"
-    seen = np.bincount(values.ravel(), minlength=256) > 0
+    seen = cv2.calcHist([values], [0], None, [256], [0, 256])[:, 0] > 0
     strays = [int(value) for value in np.flatnonzero(seen & ~dataset.known)]
     if strays:
         allowed = [int(value) for value in np.flatnonzero(dataset.known)]
