@@ -251,7 +251,7 @@ def disagreements(
     if frame is not None and frame.shape[:2] != values.shape:
         found, expected = (f"{h}x{w}" for h, w in (values.shape, frame.shape[:2]))
         yield f"{where}: is {found} (height x width); expected its image's {expected}"
-    seen = cv2.calcHist([values], [0], None, [256], [0, 256])[:, 0] > 0
+    seen = cv2.calcHist([values], [0], None, [256], [0, 256]).ravel() > 0
     strays = [int(value) for value in np.flatnonzero(seen & ~dataset.known)]
     if strays:
         allowed = [int(value) for value in np.flatnonzero(dataset.known)]
