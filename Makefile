@@ -18,7 +18,7 @@ help:
 	@echo "make test         all tests"
 	@echo "make check        lint, format, types"
 	@echo "make format       let ruff lay the code out"
-	@echo "make bench        how quick training is beside bare PyTorch, and what memory it takes (10 minutes)"
+	@echo "make bench        how quick training is beside bare PyTorch, and what memory it takes (15 minutes)"
 	@echo "make demo-bundle  train edge/demo/demo.icecam anew on drawn scenes (about 40 minutes)"
 	@echo "make clean        remove .venv and build/"
 

@@ -67,18 +67,17 @@ def make(  # noqa: PLR0913, PLR0917 - each is an option
     """
     from rich.console import Console
 
-    from export.make import choose_frames
+    from export.make import choose_frames, read_metrics
     from export.make import make as command
     from train.data.dataset import read_dataset
-    from train.evaluate.record import read_evaluation
 
     console = Console(highlight=False, soft_wrap=True)
     dataset = None if data is None else read_dataset(data)
     measurable = dataset is not None and bool(dataset.of("test"))
-    held_out = None if metrics is None else read_evaluation(metrics).held_out()
+    members, weights, temperatures = _members(runs)
+    held_out = None if metrics is None else read_metrics(metrics, members)
     if dataset is not None and not measurable and held_out is None:
         console.print(f"{dataset.name} holds no test group back: the bundle gets no metrics")
-    members, weights, temperatures = _members(runs)
     made = command(
         members,
         out,

@@ -26,7 +26,8 @@ from edge.engine.ort import INPUT, OUTPUTS, OrtBackend
 from export.graph import EnsembleGraph, with_static_pooling
 from export.static_check import findings
 from train.ensembles import common_input, require_alike
-from train.runs import Run, load_member
+from train.models.architectures import ARCHITECTURES
+from train.runs import Run, images_seen, load_member
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -42,8 +43,7 @@ CHECKED_FRAMES = 24
 GOLDEN_FRAMES = 4
 FULL = "full"
 ONNX_FILE = "ensemble.onnx"
-WITHOUT_GRAPH = frozenset({"maskrcnn"})
-"""Architectures that see floes: no static graph is made of them yet."""
+MEASURED_HONESTLY = ("test", "cross-validation")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,8 +86,9 @@ def make(  # noqa: PLR0913 - each is named at the call
     frames: uint8 ``(h, w, 3)`` BGR of any size; torch and ONNX Runtime must agree on them, and the
     most telling become golden. weights, temperatures: one for each run, all alike and 1 where
     None. held_out: metrics that were measured elsewhere, such as by cross-validation; else
-    held_out_on: measured on its test split. Runs that see floes have no graph and are left out,
-    which ``say`` is told; the others' weights are scaled up.
+    held_out_on: measured on its test split, unless a run has seen images of it. Runs that see
+    floes have no graph and are left out, and metrics of all runs together with them; the others'
+    weights are scaled up. ``say`` is told.
     Raises ConfigError for runs that don't fit together, BundleError where a check fails: nothing
     is written then.
     """
@@ -111,15 +112,55 @@ def make(  # noqa: PLR0913 - each is named at the call
         files[f"golden/{position}.png"] = _png(small[chosen])
         files[f"golden/{position}.npz"] = pack_answer(answers[chosen])
     fields = _manifest_fields(members, len(golden), bundle_id or out.stem, serial)
-    if held_out is not None:
+    if held_out is not None and len(members) < len(runs):
+        say("the metrics are of all members together: the bundle gets none")
+    elif held_out is not None:
         fields["metrics"] = held_out.model_dump()
-    elif held_out_on is not None:
+    elif held_out_on is not None and _is_new(held_out_on, runs, say):
         say("measuring the ensemble on held-out images")
         fields["metrics"] = _measure(fields, files, held_out_on).model_dump()
     manifest = write_bundle(out, fields, files)
     seen = {int(index) for chosen in golden for index in np.unique(answers[chosen].answer.mask)}
     unseen = tuple(n for index, n in enumerate(runs[0].class_map.names) if index not in seen)
     return Made(manifest=manifest, frames=len(small), agreement=agreement, unseen=unseen)
+
+
+def read_metrics(path: Path, runs: Sequence[Run]) -> HeldOut:
+    """Return the metrics of a file that ``train evaluate --json`` or a recipe wrote.
+
+    Raises ConfigError where it holds several evaluations, was not measured on held-out images, or
+    not with the classes of the runs.
+    """
+    from train.evaluate.record import read_evaluation  # noqa: PLC0415 - only where it is given
+
+    found = read_evaluation(path)
+    if found.split not in MEASURED_HONESTLY:
+        raise ConfigError(
+            f"{path}: {found.predictor} was measured on {found.dataset}/{found.split}",
+            expected=f"{' or '.join(MEASURED_HONESTLY)}: images that no member has seen",
+            then="Nothing was written.",
+        )
+    if found.class_map.signature != runs[0].class_map.signature:
+        raise ConfigError(
+            f"{path}: was measured with the classes {found.class_map.describe()}",
+            expected=f"those of the runs: {runs[0].class_map.describe()}",
+            then="Nothing was written.",
+        )
+    return found.held_out()
+
+
+def _is_new(dataset: Dataset, runs: Sequence[Run], say: Callable[[str], None]) -> bool:
+    """Return whether no run has seen an image of the dataset's test split; else ``say`` so."""
+    names = {item.stem for item in dataset.of("test")}
+    for run in runs:
+        known = names & images_seen(run) if run.file.training.dataset == dataset.name else set()
+        if known:
+            say(
+                f"run {run.name!r} has seen {len(known)} of the {len(names)} test images of "
+                f"{dataset.name}: the bundle gets no metrics"
+            )
+            return False
+    return True
 
 
 def _members(
@@ -146,7 +187,7 @@ def _require_roles(run: Run) -> None:
 
 def _with_graph(members: Sequence[_Member], say: Callable[[str], None]) -> list[_Member]:
     """Leave out what sees floes, and let the others' weights sum to 1."""
-    kept = [one for one in members if one.run.architecture not in WITHOUT_GRAPH]
+    kept = [one for one in members if ARCHITECTURES[one.run.architecture].kind == "surfaces"]
     left_out = ", ".join(one.run.name for one in members if one not in kept)
     if not kept:
         raise ConfigError(
@@ -311,11 +352,13 @@ def _png(frame: Pixels) -> bytes:
 def choose_frames(dataset: Dataset | None, folder: Path | None) -> list[Pixels]:
     """Return up to CHECKED_FRAMES pictures, spread evenly over validation images or a folder.
 
+    A dataset without validation images gives of all it has.
+
     Raises ConfigError where neither or both are given, or there is no picture; CameraError for one
     that cannot be read.
     """
     if dataset is not None and folder is None:
-        paths = [item.image for item in dataset.of("validation")]
+        paths = [item.image for item in dataset.of("validation") or dataset.of("all")]
         where = dataset.source
     elif folder is not None and dataset is None:
         where = folder

@@ -50,14 +50,14 @@ class EnsembleMember(_Part):
 class EnsembleFile(_Part):
     """What an ``ensemble.toml`` says.
 
-    weights, temperatures: how they were found (equal: the fitted ones did not do better on images
-    left out; none: all 1); validation: on what; figures: what was measured there.
+    weighed, calibrated: how weights and temperatures were found (equal: the fitted ones did not do
+    better on images left out; none: all 1); validation: on what; figures: what was measured there.
     """
 
     schema_id: Literal["icecam.ensemble/1"] = Field(default=ENSEMBLE_SCHEMA, alias="schema")
     icecam: str
-    weights: HowWeighed
-    temperatures: HowCalibrated
+    weighed: HowWeighed
+    calibrated: HowCalibrated
     members: Annotated[tuple[EnsembleMember, ...], Field(min_length=1)]
     validation: dict[str, str | int] = {}
     figures: dict[str, Any] = {}
@@ -112,7 +112,8 @@ def write_ensemble(
 ) -> Ensemble:
     """Write an ``ensemble.toml``, whole or not at all; the runs stay where they are.
 
-    Raises ConfigError: runs that do not fit together, a wrong value, a folder that cannot be used.
+    Raises ConfigError: runs that do not fit together, a wrong value, a folder that cannot be used,
+    a file that cannot be written.
     """
     require_alike(runs)
     make_folder(path.parent, what="the ensemble's folder")
@@ -132,14 +133,21 @@ def write_ensemble(
     fields = {
         "schema": ENSEMBLE_SCHEMA,
         "icecam": __version__,
-        "weights": weighing.how_weighed,
-        "temperatures": weighing.how_calibrated,
+        "weighed": weighing.how_weighed,
+        "calibrated": weighing.how_calibrated,
         "members": members,
         "validation": dict(validation or {}),
         "figures": dict(figures or {}),
     }
     file = parse(EnsembleFile, fields, where=str(path))
-    write_atomically(path, dump_toml(fields).encode())
+    try:
+        write_atomically(path, dump_toml(fields).encode())
+    except OSError as problem:
+        raise ConfigError(
+            f"{path}: cannot be written ({problem.strerror})",
+            expected="room for a file there",
+            then="The weights are lost; the runs, and a file that was there, are as they were.",
+        ) from None
     return Ensemble(path=path, file=file, runs=tuple(runs))
 
 

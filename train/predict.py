@@ -76,12 +76,16 @@ class EnsemblePredictor:
         weights: Sequence[float],
         temperatures: Sequence[float],
     ) -> None:
-        """Load the members' parameters, once. The runs must be alike (``require_alike``)."""
+        """Load the members' parameters, once, onto the GPU where there is one.
+
+        The runs must be alike (``require_alike``).
+        """
         self.name = name
         self.runs = tuple(runs)
         self.class_map = runs[0].class_map
         self._size, self._max_anisotropy = common_input(runs)
-        self._members = [load_member(run) for run in runs]
+        self._device = quickest_device()
+        self._members = [load_member(run).to(self._device) for run in runs]
         self._weights = tuple(weights)
         self._temperatures = tuple(temperatures)
 
@@ -98,7 +102,7 @@ class EnsemblePredictor:
 
         with torch.inference_mode():
             probabilities = mix(
-                self.outputs(pixels),
+                self._outputs(pixels),
                 kinds=self.kinds,
                 weights=self._weights,
                 temperatures=self._temperatures,
@@ -107,15 +111,21 @@ class EnsemblePredictor:
                 classes=len(self.class_map),
             )
             confidence, mask = probabilities[0].max(dim=0)
-        return Prediction(mask=mask.to(torch.uint8).numpy(), confidence=confidence.numpy())
+        return Prediction(
+            mask=mask.to(torch.uint8).cpu().numpy(), confidence=confidence.cpu().numpy()
+        )
 
     def outputs(self, pixels: Pixels) -> list[torch.Tensor]:
-        """Return each member's own output for a frame, float32 ``[1, C, H, W]``."""
+        """Return each member's own output for a frame, float32 ``[1, C, H, W]``, on the CPU."""
+        return [output.cpu() for output in self._outputs(pixels)]
+
+    def _outputs(self, pixels: Pixels) -> list[torch.Tensor]:
+        """Return the same, where the members are."""
         import torch  # noqa: PLC0415 - a bundle is evaluated without it
 
         frame = resize(pixels, self._size, max_anisotropy=self._max_anisotropy)
         channels_first = np.ascontiguousarray(frame.transpose(2, 0, 1)[None])
-        batch = torch.from_numpy(channels_first).float()
+        batch = torch.from_numpy(channels_first).to(self._device).float()
         with torch.inference_mode():
             return [member(batch) for member in self._members]
 
@@ -135,6 +145,13 @@ class BundlePredictor:
         return Prediction(
             mask=answer.mask, confidence=np.divide(answer.confidence, 255, dtype=np.float32)
         )
+
+
+def quickest_device() -> torch.device:
+    """Return the GPU that torch was built for (CUDA or ROCm) where there is one, else the CPU."""
+    import torch  # noqa: PLC0415 - a bundle is evaluated without it
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def run_predictor(run: Run) -> EnsemblePredictor:

@@ -47,7 +47,7 @@ class _Part(BaseModel):
 class Training(_Part):
     """How a member was trained. ``best_epoch`` counts from 1; None where nothing was validated.
 
-    source: where the dataset.toml was; data: a digest of its images and their splits; held_out:
+    source: where the dataset.toml was; data: a digest of its images, labels and splits; held_out:
     the group that was kept back; started_from: the run whose parameters it began with;
     stopped_after: the epochs that were trained where patience ran out.
     """

@@ -132,6 +132,15 @@ def resize(pixels: Pixels, size: Size, *, max_anisotropy: float = 1.2) -> Pixels
     import cv2  # noqa: PLC0415 - heavy; importing this module must stay light
 
     height, width = pixels.shape[:2]
+    refuse_distortion((height, width), size, max_anisotropy=max_anisotropy)
+    if (height, width) == size:
+        return np.ascontiguousarray(pixels)
+    return np.asarray(cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def refuse_distortion(frame: Size, size: Size, *, max_anisotropy: float) -> None:
+    """Raise ConfigError where ``resize`` would for a frame of (height, width)."""
+    height, width = frame
     down, across = size[0] / height, size[1] / width
     anisotropy = max(down / across, across / down)
     if anisotropy > max_anisotropy:
@@ -141,9 +150,6 @@ def resize(pixels: Pixels, size: Size, *, max_anisotropy: float = 1.2) -> Pixels
             expected=f"at most {max_anisotropy:g}",
             then="Crop the frames, or use a bundle of another input size.",
         )
-    if (height, width) == size:
-        return np.ascontiguousarray(pixels)
-    return np.asarray(cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def open_engine(bundle: Bundle, *, backend: BackendName = "ort", graph: str = "") -> Engine:

@@ -39,7 +39,7 @@ def test_an_ensemble_reads_back_as_it_was_written(written: Ensemble):
     assert read.file == written.file
     assert [run.file for run in read.runs] == [run.file for run in written.runs]
     assert (read.weights, read.temperatures) == ((0.7, 0.3), (1.5, 0.8))
-    assert (read.name, read.file.weights, read.file.temperatures) == ("two", "fitted", "fitted")
+    assert (read.name, read.file.weighed, read.file.calibrated) == ("two", "fitted", "fitted")
     assert read.class_map.names == ("sky", "water", "ice")
 
 
@@ -86,7 +86,7 @@ def test_a_run_that_is_gone_is_refused_by_its_folder(written: Ensemble, tmp_path
         ("weight = 0.7", "weight = 0.0", r"members\[0\]\.weight: expected greater than 0"),
         ("weight = 0.7", "wight = 0.7", r"members\[0\]\.wight: unknown key; did you mean 'weight'"),
         ("temperature = 0.8", "temperature = -1", r"members\[1\]\.temperature: expected greater"),
-        ('weights = "fitted"', 'weights = "best"', "weights: expected 'fitted' or 'equal'"),
+        ('weighed = "fitted"', 'weighed = "best"', "weighed: expected 'fitted' or 'equal'"),
         ("[[members]]", "[[members]", "not TOML"),
     ],
 )
@@ -116,6 +116,16 @@ def test_runs_that_do_not_fit_together_are_refused_and_nothing_is_written(
             write_ensemble(out, runs, WEIGHING)
     assert not out.exists()
     require_alike([tiny_run])
+
+
+def test_a_file_that_cannot_be_written_is_a_named_error(tiny_run: Run, tmp_path: Path):
+    weighing = Weighing(
+        weights=(1.0,), temperatures=(1.0,), how_weighed="equal", how_calibrated="none"
+    )
+    (tmp_path / "e.toml").mkdir()
+    with pytest.raises(ConfigError, match=r"e\.toml: cannot be written \(Is a directory\)"):
+        write_ensemble(tmp_path / "e.toml", [tiny_run], weighing)
+    assert not list(tmp_path.glob(".e.toml*"))
 
 
 def test_the_strictest_member_decides_how_far_frames_may_be_distorted(

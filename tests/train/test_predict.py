@@ -90,6 +90,47 @@ def test_a_member_is_loaded_once(tiny_run: Run, frame: Pixels, monkeypatch: pyte
     assert loaded == [tiny_run]
 
 
+class KeepsItsPlace(torch.nn.Module):
+    """Stands in for a member; answers only where frames and parameters are in one place."""
+
+    kind = "surfaces"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.zeros(3))
+        self.seen: list[str] = []
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        self.seen += [frames.device.type, self.bias.device.type]
+        return torch.zeros((len(frames), 3, *frames.shape[-2:]))
+
+
+def test_members_and_frames_go_where_the_predictor_works(
+    tiny_run: Run, frame: Pixels, monkeypatch: pytest.MonkeyPatch
+):
+    """A place without memory, which every machine has, stands in for the GPU."""
+    member = KeepsItsPlace()
+    monkeypatch.setattr("train.predict.load_member", lambda _: member)
+    monkeypatch.setattr("train.predict.quickest_device", lambda: torch.device("meta"))
+    EnsemblePredictor([tiny_run], name="a", weights=[1.0], temperatures=[1.0]).segment(frame)
+    assert member.seen == ["meta", "meta"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: CUDA or ROCm")
+def test_a_gpu_says_what_the_cpu_says(
+    tiny_run: Run, tiny_pspnet: Run, frame: Pixels, monkeypatch: pytest.MonkeyPatch
+):
+    def predictor() -> EnsemblePredictor:
+        return EnsemblePredictor(
+            [tiny_run, tiny_pspnet], name="a", weights=[0.4, 0.6], temperatures=[1.0, 2.0]
+        )
+
+    found, outputs = predictor().segment(frame), predictor().outputs(frame)
+    assert {output.device.type for output in outputs} == {"cpu"}
+    monkeypatch.setattr("train.predict.quickest_device", lambda: torch.device("cpu"))
+    assert found.confidence == pytest.approx(predictor().segment(frame).confidence, abs=1e-2)
+
+
 class SeesFloes(torch.nn.Module):
     """Stands in for a member that sees floes: the same logit of ice everywhere."""
 

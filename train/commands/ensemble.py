@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edge.contract.errors import ConfigError
+from edge.contract.files import make_folder, write_atomically
 from train.commands.arguments import share_the_cores
+
+if TYPE_CHECKING:
+    from train.ensemble.report import Report
 
 
 def ensemble(  # noqa: PLR0913 - each is an option
@@ -41,10 +46,11 @@ def ensemble(  # noqa: PLR0913 - each is an option
 
     from rich.console import Console
 
-    from edge.contract.files import write_atomically
     from train.ensemble.weigh_runs import weigh_runs
     from train.runs import read_run
 
+    if json_file:
+        make_folder(json_file.parent, what="the folder of --json")
     console = Console(soft_wrap=True)
     report = weigh_runs(
         [read_run(run) for run in runs],
@@ -56,4 +62,15 @@ def ensemble(  # noqa: PLR0913 - each is an option
         console=console,
     )
     if json_file:
-        write_atomically(json_file, json.dumps(report.as_plain(), indent=1).encode())
+        _write_figures(json_file, report, kept=out)
+
+
+def _write_figures(path: Path, report: Report, *, kept: Path) -> None:
+    try:
+        write_atomically(path, json.dumps(report.as_plain(), indent=1).encode())
+    except OSError as problem:
+        raise ConfigError(
+            f"{path}: cannot be written ({problem.strerror})",
+            expected="room for a file there",
+            then=f"The ensemble was written, with the same figures: {kept}.",
+        ) from None

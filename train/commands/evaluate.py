@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edge.contract.errors import ConfigError
+from edge.contract.files import make_folder
 from train.commands.arguments import DatasetPath, share_the_cores
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def evaluate(  # noqa: PLR0913 - each is an option
     from train.predict import open_predictor
 
     side, read = _images(dataset, split, held_out)
+    _make_folders(json_file, overlays, plots)
     console = Console()
     with open_predictor(predictor) as opened:
         refuse_another_map(opened, read)
@@ -70,6 +72,18 @@ def evaluate(  # noqa: PLR0913 - each is an option
         write_json(json_file, found)
     if plots:
         write_plots(plots, found)
+
+
+def _make_folders(json_file: Path | None, overlays: Path | None, plots: Path | None) -> None:
+    """Find out that something cannot be written before minutes are spent on measuring it."""
+    wanted = {
+        "the folder of --json": json_file and json_file.parent,
+        "the overlays' folder": overlays,
+        "the plots' folder": plots,
+    }
+    for what, folder in wanted.items():
+        if folder:
+            make_folder(folder, what=what)
 
 
 def _evaluated(

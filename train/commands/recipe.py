@@ -10,7 +10,7 @@ import typer
 from train.commands.arguments import share_the_cores
 
 
-def recipe(  # noqa: PLR0913 - each is an option
+def recipe(
     file: Annotated[
         Path,
         typer.Argument(help="Such as train/recipes/floes-cpu.toml.", show_default=False),
@@ -28,7 +28,6 @@ def recipe(  # noqa: PLR0913 - each is an option
         int, typer.Option(min=0, help="Processes that decode images, for each fit.")
     ] = 0,
     accelerator: Annotated[str, typer.Option(help="auto, gpu, cpu: Lightning's words.")] = "auto",
-    devices: Annotated[str, typer.Option(help="How many of them, or auto for all.")] = "1",
 ) -> None:
     """Do a whole recipe: stages, members, ensemble, evaluation, and a bundle at the end.
 
@@ -51,7 +50,6 @@ def recipe(  # noqa: PLR0913 - each is an option
         jobs=jobs,
         hardware=Hardware(
             accelerator=accelerator,
-            devices=int(devices) if devices.isdigit() else devices,
             workers=workers,
         ),
         console=Console(),

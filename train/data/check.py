@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edge.contract.classes import NOT_VALID
 from edge.contract.errors import ConfigError
 from train.data.dataset import disagreements, listed, read_frame, read_values
+from train.data.floes import read_instances
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
     from edge.contract.frames import Pixels
     from train.data.dataset import Dataset, Item, Progress, Split
+
+    Counts = dict[str, npt.NDArray[np.int64]]
+    """Pixels of each class, int64 ``(C,)``, by the image's name."""
 
 FITTING: tuple[Split, ...] = ("train", "validation")
 _MOST_SHOWN = 100
@@ -35,28 +40,38 @@ def check(
     needed: Sequence[Split] = FITTING,
     fits: Callable[[Pixels], object] | None = None,
     progress: Progress | None = None,
-) -> npt.NDArray[np.int64]:
+) -> Counts:
     """Open everything and raise one ConfigError that lists all that is wrong.
 
-    Returns how many training pixels each class has, int64 ``(C,)``.
+    Returns how many pixels of each class every mask holds.
 
-    needed: the splits that may not be empty. Where "train" is among them, every class must occur
-    in a training mask. fits: called with every frame; the ConfigError it raises is a defect too.
+    needed: the splits that may not be empty, nor without a valid pixel. Where "train" is among
+    them, every class must occur in a training mask. fits: called with every frame; the ConfigError
+    it raises is a defect too.
     """
     defects = list(_layout_defects(dataset, needed))
-    pixels = np.zeros(len(dataset.class_map), np.int64)
+    counts: Counts = {}
     with ThreadPoolExecutor() as pool:
         looks = pool.map(lambda item: _look_at(dataset, item, fits), dataset.items)
         for done, (item, look) in enumerate(zip(dataset.items, looks, strict=True), 1):
             defects += look.defects
-            if item.split == "train":
-                pixels += look.pixels
+            counts[item.stem] = look.pixels
             if progress:
                 progress(done, len(dataset.items))
-    if "train" in needed and dataset.of("train"):
-        defects += _unseen_classes(dataset, pixels)
+    _refuse(dataset, [*defects, *_count_defects(dataset, counts, needed)])
+    return counts
+
+
+def check_split(dataset: Dataset, counts: Counts, *, needed: Sequence[Split] = FITTING) -> None:
+    """Refuse a split of images that ``check`` has counted, without opening any again."""
+    defects = [*_layout_defects(dataset, needed), *_count_defects(dataset, counts, needed)]
     _refuse(dataset, defects)
-    return pixels
+
+
+def pixels_of(dataset: Dataset, counts: Counts, split: Split) -> npt.NDArray[np.int64]:
+    """Return how many pixels of each class the masks of a split hold, int64 ``(C,)``."""
+    nothing = np.zeros(len(dataset.class_map), np.int64)
+    return sum((counts[item.stem] for item in dataset.of(split)), nothing)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +99,10 @@ def _look_at(dataset: Dataset, item: Item, fits: Callable[[Pixels], object] | No
     if values is not None:
         pixels += np.bincount(dataset.lookup[values].ravel(), minlength=256)[: len(pixels)]
         defects += disagreements(dataset, item, frame, values)
+    try:
+        read_instances(dataset, item)
+    except ConfigError as problem:
+        defects.append(str(problem))
     return _Look(defects=tuple(defects), pixels=pixels)
 
 
@@ -113,10 +132,15 @@ def _layout_defects(dataset: Dataset, needed: Sequence[Split]) -> Iterator[str]:
             yield f"split: no image is left for {split}; the groups are {listed(groups)}"
 
 
-def _unseen_classes(dataset: Dataset, pixels: npt.NDArray[np.int64]) -> Iterator[str]:
-    for surface, count in zip(dataset.class_map.root, pixels, strict=True):
-        if not count:
-            yield f"classes[{surface.index}]: no training mask holds {surface.name!r}"
+def _count_defects(dataset: Dataset, counts: Counts, needed: Sequence[Split]) -> Iterator[str]:
+    for split in needed:
+        pixels = pixels_of(dataset, counts, split)
+        if dataset.of(split) and not pixels.any():
+            yield f"split: no mask for {split} holds a pixel that is not {NOT_VALID}"
+        elif split == "train" and dataset.of(split):
+            for surface, count in zip(dataset.class_map.root, pixels, strict=True):
+                if not count:
+                    yield f"classes[{surface.index}]: no training mask holds {surface.name!r}"
 
 
 def _refuse(dataset: Dataset, defects: Sequence[str]) -> None:

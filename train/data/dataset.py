@@ -185,7 +185,7 @@ def read_dataset(path: Path, *, data: Path | None = None) -> Dataset:
         {"index": index, **surface.model_dump(exclude={"values"})}
         for index, surface in enumerate(said.classes)
     ]
-    root = _root(source, said.root, data or _data_folder())
+    root = _root(source, said.root, data or data_folder())
     known = np.zeros(256, np.bool_)
     lookup = np.full(256, NOT_VALID, np.uint8)
     known[said.ignore] = True
@@ -319,7 +319,8 @@ def _root(source: Path, root: str | None, data: Path) -> Path:
     )
 
 
-def _data_folder() -> Path:
+def data_folder() -> Path:
+    """Return where datasets lie: ICECAM_DATA, or ``shared/data`` beside the checkout."""
     beside_the_checkout = Path(__file__).parents[3] / "shared" / "data"
     return Path(os.environ.get(DATA_FOLDER) or beside_the_checkout)
 

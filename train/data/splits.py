@@ -21,14 +21,10 @@ def hold_out(
 ) -> Dataset:
     """Return the dataset split anew: ``group`` is for testing, the rest for fitting.
 
-    Of each other group, every image in turn that makes up ``validation_share`` (0..1) goes to
-    validation, evenly spread over the names; at least one, and never all of them together.
+    Of the rest, ``validation_share`` (0..1) goes to validation, evenly spread over their names; at
+    least one image, and never the last that trains.
     Raises ConfigError for a group that no image has, or where it is the only one.
     """
-    if not 0 < validation_share < 1:
-        raise ConfigError(
-            f"a validation share of {validation_share}", expected="more than 0, less than 1"
-        )
     groups = groups_of(dataset)
     if group not in groups or len(groups) == 1:
         others = "" if group not in groups else " and at least one other"
@@ -40,7 +36,7 @@ def hold_out(
 
 
 def keep_all(dataset: Dataset, *, validation_share: float = VALIDATION_SHARE) -> Dataset:
-    """Return the dataset with nothing held back for testing: as ``hold_out``, of every group."""
+    """Return the dataset with nothing held back for testing: else as ``hold_out``."""
     return _split_anew(dataset, {}, validation_share)
 
 
@@ -50,19 +46,19 @@ def groups_of(dataset: Dataset) -> tuple[str, ...]:
 
 
 def _split_anew(dataset: Dataset, held_back: dict[str, Split], share: float) -> Dataset:
-    splits: dict[str, Split] = {}
-    for group in groups_of(dataset):
-        members = [item.stem for item in dataset.items if item.group == group]
-        split = held_back.get(group, "train")
-        splits |= dict.fromkeys(members, split)
-        if split == "train":
-            splits |= dict.fromkeys(_spread(members, share), "validation")
+    if not 0 < share < 1:
+        raise ConfigError(f"a validation share of {share}", expected="more than 0, less than 1")
+    grouped = [item for item in dataset.items if item.group is not None]
+    splits: dict[str, Split] = {
+        item.stem: held_back.get(item.group or "", "train") for item in grouped
+    }
+    rest = [stem for stem, split in splits.items() if split == "train"]
+    splits |= dict.fromkeys(_spread(rest, share), "validation")
     items = tuple(replace(item, split=splits.get(item.stem)) for item in dataset.items)
     return replace(dataset, items=items, held_back=held_back)
 
 
 def _spread(stems: Sequence[str], share: float) -> list[str]:
-    """Return a share of the stems, at least one, evenly spread and away from both ends."""
-    count = max(1, round(len(stems) * share))
-    step = len(stems) / count
-    return [stems[int((position + 0.5) * step)] for position in range(count)]
+    """Return a share of the stems, at least one but not all, away from both ends."""
+    count = min(max(1, round(len(stems) * share)), len(stems) - 1)
+    return [stems[int((position + 0.5) * len(stems) / count)] for position in range(count)]

@@ -240,12 +240,17 @@ def _line(length: int, angle: float) -> list[tuple[int, int]]:
 
 
 def _smear(planes: Tensor, path: list[tuple[int, int]]) -> Tensor:
-    """Return the sum of float32 planes ``[N, H, W]`` moved along a path, mirrored at the border."""
-    reach = max(max(abs(row), abs(column)) for row, column in path)
+    """Return the sum of float32 planes ``[N, H, W]`` moved along a path, mirrored at the border.
+
+    Where the path reaches further than the frame does, it is held to the last row or column.
+    """
     height, width = planes.shape[1:]
-    padded = functional.pad(planes, (reach, reach, reach, reach), mode="reflect")
+    down = min(height - 1, max(abs(row) for row, _ in path))
+    across = min(width - 1, max(abs(column) for _, column in path))
+    padded = functional.pad(planes, (across, across, down, down), mode="reflect")
     total = torch.zeros_like(planes)
     for row, column in path:
-        top, left = reach + row, reach + column
+        top = down + max(-down, min(down, row))
+        left = across + max(-across, min(across, column))
         total += padded[:, top : top + height, left : left + width]
     return total

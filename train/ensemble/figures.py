@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from train.ensemble.weigh import given_to
-from train.evaluate.scores import score
+from train.evaluate.calibration import reliability_of
+from train.evaluate.scores import confusion_of, score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
     from torch import Tensor
-
-CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,24 +66,22 @@ class Diversity:
 
 
 def figures_of(probabilities: Tensor, truth: Tensor, shares: npt.NDArray[np.float64]) -> Figures:
-    """Measure float32 ``[C, N]`` against drawn classes int64 ``[N]``; shares: what each counts."""
-    from torchmetrics.functional.classification import (  # noqa: PLC0415 - slow to load
-        multiclass_calibration_error,
-    )
+    """Measure float32 ``[C, N]`` against drawn classes int64 ``[N]``; shares: what each counts.
 
-    classes = len(probabilities)
+    Raises ConfigError where there is no pixel.
+    """
+    sure, decided = probabilities.max(dim=0)
+    drawn, said = (classes.numpy().astype(np.uint8) for classes in (truth, decided))
+    miou = score(confusion_of(drawn, said, len(probabilities))).miou
     by_pixel = shares / shares.sum()
     given = given_to(probabilities, truth)
     squares = probabilities.double().square().sum(dim=0).numpy()
     own = probabilities.gather(0, truth[None])[0].double().numpy()
-    ece = multiclass_calibration_error(
-        probabilities.T, truth, num_classes=classes, n_bins=CALIBRATION_BINS, norm="l1"
-    )
     return Figures(
         nll=-float(by_pixel @ np.log(given)),
         brier=float(by_pixel @ (squares - 2 * own + 1)),
-        ece=float(ece),
-        miou=score(_confusion(probabilities, truth)).miou,
+        ece=reliability_of(sure.numpy(), drawn == said).ece or 0.0,
+        miou=miou,
     )
 
 
@@ -109,12 +106,6 @@ def _correlation(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) ->
     if first.all() or second.all() or not (first.any() and second.any()):
         return None
     return float(np.corrcoef(first, second)[0, 1])
-
-
-def _confusion(probabilities: Tensor, truth: Tensor) -> npt.NDArray[np.int64]:
-    classes = len(probabilities)
-    pairs = (truth * classes + probabilities.argmax(dim=0)).numpy()
-    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -24,12 +24,23 @@ _DIGITS = 6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemberFigures:
-    """One member alone: as it was trained, and at its own temperature."""
+    """One member alone, nothing borrowed: as it was trained, and at its own temperature.
+
+    left_out_nll: mean NLL of images that the temperature was not fitted to; None where there was
+    but one image.
+    """
 
     name: str
     temperature: float
     as_trained: Figures
     calibrated: Figures
+    left_out_nll: float | None
+
+    @property
+    def nll(self) -> float:
+        """The best it does on images that nothing was fitted to: as trained, or left out."""
+        known = [self.as_trained.nll, self.left_out_nll]
+        return min(nll for nll in known if nll is not None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,21 +73,36 @@ class Report:
 
     @property
     def best_member(self) -> MemberFigures:
-        """The one whose calibrated probabilities score best alone."""
-        return min(self.members, key=lambda member: member.calibrated.nll)
+        """The one that scores best alone on images that nothing was fitted to."""
+        return min(self.members, key=lambda member: member.nll)
+
+    @property
+    def gain(self) -> float:
+        """By how much less NLL the ensemble has than its best member alone; below 0 where more.
+
+        Both on images left out (of one image: nothing is fitted then). The choice was made on
+        them too, of four ensembles and of two temperatures for each member.
+        """
+        return self.best_member.nll - self._chosen_nll
+
+    @property
+    def _chosen_nll(self) -> float:
+        left_out = self.chosen.left_out_nll
+        return self.chosen.figures.nll if left_out is None else left_out
 
     def as_plain(self) -> dict[str, Any]:
         """Return it as plain values for TOML and JSON; numbers rounded to six digits."""
         plain: dict[str, Any] = _rounded(
             {
                 "best_member": self.best_member.name,
+                "gain_over_best_member": self.gain,
                 "disagreement": self.diversity.disagreement,
                 "error_correlation": self.diversity.error_correlation,
                 "verdict": self.verdict(),
                 "candidates": [
                     {
-                        "weights": weighed,
-                        "temperatures": calibrated,
+                        "weighed": weighed,
+                        "calibrated": calibrated,
                         "chosen": (weighed, calibrated) == self.choice,
                         "left_out_nll": candidate.left_out_nll,
                         **asdict(candidate.figures),
@@ -90,16 +116,32 @@ class Report:
         return plain
 
     def verdict(self) -> str:
-        """Say which weights and temperatures were chosen, and why, in two sentences."""
+        """Say which weights and temperatures were chosen, why, and what the ensemble is worth."""
         weighed, calibrated = self.choice
         losses = {choice: one.left_out_nll for choice, one in self.candidates.items()}
         if losses[self.choice] is None:
-            return "one image alone cannot be left out: equal weights, no temperatures"
+            return (
+                "one image alone cannot be left out: equal weights, no temperatures"
+                f"{self._beside_the_best('on it')}"
+            )
         return (
             f"{_judged('temperatures', losses, ('equal', 'none'), ('equal', 'fitted'))}; "
             f"{_judged('weights', losses, ('equal', calibrated), ('fitted', calibrated))}: "
             f"{weighed} weights, "
             f"{'fitted' if calibrated == 'fitted' else 'no'} temperatures"
+            f"{self._beside_the_best('on images left out')}"
+        )
+
+    def _beside_the_best(self, where: str) -> str:
+        if len(self.members) == 1:
+            return ""
+        best = self.best_member
+        outcome = f"beats its best member alone by {self.gain:.4f}"
+        if self.gain <= 0:
+            outcome = "does not beat its best member alone"
+        return (
+            f"; {where} the ensemble {outcome} (NLL {self._chosen_nll:.4f} against {best.nll:.4f} "
+            f"of {best.name})"
         )
 
     def table(self) -> Table:
@@ -112,7 +154,7 @@ class Report:
         weighing = self.chosen.weighing
         for member, weight in zip(self.members, weighing.weights, strict=True):
             table.add_row(member.name, *_cells(f"{weight:.3f}", 1.0, None, member.as_trained))
-            cells = _cells("", member.temperature, None, member.calibrated)
+            cells = _cells("", member.temperature, member.left_out_nll, member.calibrated)
             table.add_row("  with T", *cells)
         table.add_section()
         for (weighed, calibrated), one in self.candidates.items():
@@ -142,13 +184,11 @@ def choose(
                 how_calibrated=choice[1],
             ),
             figures=figures_of(pixels.mixture(fit.weights, fit.temperatures), pixels.truth, shares),
-            left_out_nll=losses.get(choice),
+            left_out_nll=losses.ensembles.get(choice),
         )
         for choice, fit in fits.items()
     }
-    plain, calibrated = fits["equal", "none"], fits["equal", "fitted"]
-    before = pixels.each(plain.weights, plain.temperatures)
-    after = pixels.each(calibrated.weights, calibrated.temperatures)
+    alone = [pixels.alone(member, 1.0) for member in range(len(names))]
     return Report(
         images=len(pixels.images),
         pixels=len(pixels.truth),
@@ -156,20 +196,17 @@ def choose(
             MemberFigures(
                 name=name,
                 temperature=temperature,
-                as_trained=figures_of(one, pixels.truth, shares),
-                calibrated=figures_of(cooled, pixels.truth, shares),
+                as_trained=figures_of(alone[member], pixels.truth, shares),
+                calibrated=figures_of(pixels.alone(member, temperature), pixels.truth, shares),
+                left_out_nll=losses.members[member] if losses.members else None,
             )
-            for name, temperature, one, cooled in zip(
-                names, calibrated.temperatures, before, after, strict=True
+            for member, (name, temperature) in enumerate(
+                zip(names, fits["equal", "fitted"].temperatures, strict=True)
             )
         ),
         candidates=found,
-        choice=best_choice(losses),
-        diversity=diversity_of(
-            names,
-            [one.argmax(dim=0) for one in before],
-            pixels.truth,
-        ),
+        choice=best_choice(losses.ensembles),
+        diversity=diversity_of(names, [one.argmax(dim=0) for one in alone], pixels.truth),
     )
 
 

@@ -40,7 +40,8 @@ def dataset_of(
     was told; else every split is tried that fit can make. Where ``data`` or ``group`` is given and
     no split is that of the runs, it is taken as it stands: see ``was_trained_on``.
 
-    Raises ConfigError where the runs name none, or what they name is gone or was changed.
+    Raises ConfigError where the runs name none, or what they name is gone or was changed, as far
+    as ``train.fit.plan.digest`` notices: not where a file kept its size in bytes.
     """
     training = runs[0].file.training
     if data is None and not (training.source and training.data):
@@ -65,7 +66,7 @@ def dataset_of(
 
 
 def was_trained_on(runs: Sequence[Run], dataset: Dataset) -> bool:
-    """Return whether the runs were trained on this dataset, split like this."""
+    """Return whether the runs were trained on this dataset, split like this (see ``digest``)."""
     return runs[0].file.training.data == digest(dataset)
 
 

@@ -48,6 +48,18 @@ class Fit:
     temperatures: tuple[float, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """Negative log scores on images that the fit did not see: less is better.
+
+    ensembles: by how weights and temperatures are found; members: of each alone, at a temperature
+    fitted to the other images. Both are empty where there is but one image.
+    """
+
+    ensembles: dict[Choice, float]
+    members: tuple[float, ...]
+
+
 def fit_temperature(likelihood: Callable[[float], FloatArray], shares: FloatArray) -> float:
     """Return the temperature T in 0.2..10 by which logits / T score best (Guo et al. 2017).
 
@@ -116,28 +128,34 @@ def candidates(pixels: ValidationPixels, shares: FloatArray) -> dict[Choice, Fit
     }
 
 
-def left_out_losses(
-    pixels: ValidationPixels, *, progress: Progress | None = None
-) -> dict[Choice, float]:
-    """Return each choice's negative log score on images that its fit did not see: less is better.
+def left_out_losses(pixels: ValidationPixels, *, progress: Progress | None = None) -> LeftOut:
+    """Return how each choice and each member alone score on images that were not fitted to.
 
     Each image is left out once, alone (where there are more than MOST_FOLDS: with some others), the
     rest is fitted, and the mean over the images left out is taken. Images of a day are alike, so
-    this still flatters a little. Empty where there is but one image.
+    this still flatters a little.
     """
     images = np.arange(len(pixels.images))
     if len(images) == 1:
-        return {}
+        return LeftOut(ensembles={}, members=())
     folds = np.array_split(images, min(len(images), MOST_FOLDS))
     sums: dict[Choice, float] = {}
+    alone = np.zeros(len(pixels.outputs))
     for done, fold in enumerate(folds, 1):
         left_out = np.isin(images, fold)
         unseen = pixels.shares(left_out)
-        for choice, found in candidates(pixels, pixels.shares(~left_out)).items():
-            sums[choice] = sums.get(choice, 0.0) + _loss(pixels, found, unseen)
+        fits = candidates(pixels, pixels.shares(~left_out))
+        for choice, found in fits.items():
+            mixed = pixels.mixture(found.weights, found.temperatures)
+            sums[choice] = sums.get(choice, 0.0) + _loss(mixed, pixels.truth, unseen)
+        for member, temperature in enumerate(fits["equal", "fitted"].temperatures):
+            alone[member] += _loss(pixels.alone(member, temperature), pixels.truth, unseen)
         if progress:
             progress(done, len(folds))
-    return {choice: total / len(images) for choice, total in sums.items()}
+    return LeftOut(
+        ensembles={choice: total / len(images) for choice, total in sums.items()},
+        members=tuple((alone / len(images)).tolist()),
+    )
 
 
 def given_to(probabilities: Tensor, truth: Tensor) -> FloatArray:
@@ -157,9 +175,8 @@ def _weighed(pixels: ValidationPixels, shares: FloatArray, temperatures: tuple[f
     return Fit(weights=tuple(weights), temperatures=temperatures)
 
 
-def _loss(pixels: ValidationPixels, found: Fit, shares: FloatArray) -> float:
-    mixed = pixels.mixture(found.weights, found.temperatures)
-    return -float(shares @ np.log(given_to(mixed, pixels.truth)))
+def _loss(probabilities: Tensor, truth: Tensor, shares: FloatArray) -> float:
+    return -float(shares @ np.log(given_to(probabilities, truth)))
 
 
 def _temperature(pixels: ValidationPixels, member: int, shares: FloatArray) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edge.contract.errors import ConfigError
+from edge.contract.files import make_folder
 from train.data.splits import VALIDATION_SHARE
 from train.ensemble.pixels import draw_pixels
 from train.ensemble.report import choose
@@ -38,8 +39,8 @@ def weigh_runs(  # noqa: PLR0913 - each is a fact of the ensemble, named at the 
     """Find weights and temperatures on validation images and write them to ``out``.
 
     dataset: split as the runs were trained on it; else it is found by ``dataset_of`` from data,
-    group and validation_share. Raises ConfigError where runs and data do not fit together; nothing
-    is written then.
+    group and validation_share. Raises ConfigError where runs and data do not fit together, or
+    ``out`` cannot be written; no file is written then.
     """
     if out.suffix != ".toml":
         raise ConfigError(f"--out {out}", expected="a file that ends in .toml")
@@ -49,6 +50,7 @@ def weigh_runs(  # noqa: PLR0913 - each is a fact of the ensemble, named at the 
         dataset = dataset_of(runs, data, group=group, validation_share=validation_share)
     if console and not was_trained_on(runs, dataset):
         _warn_of_another_split(console, runs, dataset)
+    make_folder(out.parent, what="the ensemble's folder")
     with counting(console, f"{len(runs)} members on validation images") as progress:
         pixels = draw_pixels(runs, dataset, seed=seed, progress=progress)
     with counting(console, "weighing, with images left out") as progress:
@@ -81,7 +83,6 @@ def _warn_of_another_split(console: Console, runs: Sequence[Run], dataset: Datas
 
 def _tell(console: Console, report: Report, out: Path) -> None:
     console.print(report.table())
-    console.print(f"best member alone: {report.best_member.name}")
     diversity = report.diversity
     if diversity.disagreement is not None:
         correlation = diversity.error_correlation

@@ -49,7 +49,11 @@ class Reliability:
 def reliability_of(
     confidence: npt.NDArray[np.floating], right: npt.NDArray[np.bool_]
 ) -> Reliability:
-    """Count pixels, both arrays ``(N,)``. Raises EngineError for a confidence outside 0..1."""
+    """Count pixels, both arrays ``(N,)``. Raises EngineError for a confidence outside 0..1.
+
+    Counted here, not by torchmetrics: its calibration error is one number, which neither adds up
+    over images nor draws a curve. The tests hold ours to it and to scikit-learn's curve.
+    """
     sure = confidence.astype(np.float64)
     slack = 1e-5  # a softmax in float32 may end a hair above 1
     if sure.size and not (sure.min() >= -slack and sure.max() <= 1 + slack):

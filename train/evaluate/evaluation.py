@@ -155,7 +155,8 @@ def evaluate(
 
     overlays: a folder that gets frame | truth | prediction of every image, as PNG.
     Raises ConfigError, before any image is opened, where the class maps differ or the split is
-    empty; ConfigError and EngineError where an image or the predictor fails.
+    empty; ConfigError and EngineError where an image or the predictor fails; ConfigError where the
+    dataset knows a homography and its labels are of several sizes.
     """
     refuse_another_map(predictor, dataset)
     needed: Sequence[Split] = () if split == "all" else (split,)
@@ -175,7 +176,7 @@ def evaluate(
                 dataset.class_map,
                 stem=item.stem,
                 group=item.group,
-                areas=ground.areas(sample.mask.shape),
+                areas=ground.areas(sample.mask.shape, item),
             )
         )
         if overlays:
@@ -250,20 +251,32 @@ _TO_CENTRES = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])
 
 
 class _Ground:
-    """The ground area of each pixel: worked out anew only where the labels' size changes."""
+    """The ground area of each pixel of frames of one size: a homography holds for no other."""
 
     def __init__(self, dataset: Dataset) -> None:
         centred = dataset.homography
         self._homography = None if centred is None else centred @ _TO_CENTRES
-        self._size: Size | None = None
-        self._areas: npt.NDArray[np.float64] | None = None
+        self._first: tuple[Item, Size, npt.NDArray[np.float64]] | None = None
 
-    def areas(self, shape: tuple[int, ...]) -> npt.NDArray[np.float64] | None:
-        """Return float64 of a mask's shape; None where the dataset knows no homography."""
+    def areas(self, shape: tuple[int, ...], item: Item) -> npt.NDArray[np.float64] | None:
+        """Return float64 of a mask's shape; None where the dataset knows no homography.
+
+        The first mask sets the size. Raises ConfigError for one of another.
+        """
+        if self._homography is None:
+            return None
         size = (shape[0], shape[1])
-        if self._homography is not None and size != self._size:
-            self._size, self._areas = size, ground_areas(self._homography, size, size)
-        return self._areas
+        if self._first is None:
+            self._first = item, size, ground_areas(self._homography, size, size)
+        first, expected, areas = self._first
+        if size != expected:
+            raise ConfigError(
+                f"{item.mask}: is {size[0]}x{size[1]} (height x width)",
+                expected=f"{expected[0]}x{expected[1]}, as {first.mask.name}: the dataset's "
+                "[ground] is a homography of pixels of one size",
+                then="Nothing was evaluated; leave [ground] out, or the frames of other sizes.",
+            )
+        return areas
 
 
 def _predict(predictor: Predictor, sample: Sample, item: Item) -> Prediction:

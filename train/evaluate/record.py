@@ -109,9 +109,18 @@ def from_plain(plain: object, *, where: str) -> Evaluation:
 
 
 def write_json(path: Path, evaluations: Sequence[Evaluation]) -> None:
-    """Write evaluations, whole or not at all. Raises OSError."""
+    """Write evaluations, whole or not at all. Raises ConfigError where that cannot be done."""
     plain = [to_plain(evaluation) for evaluation in evaluations]
-    write_atomically(path, json.dumps(plain, indent=1, allow_nan=False).encode())
+    text = json.dumps(plain, indent=1, allow_nan=False)
+    try:
+        write_atomically(path, text.encode())
+    except OSError as problem:
+        names = ", ".join(evaluation.predictor for evaluation in evaluations)
+        raise ConfigError(
+            f"{path}: cannot be written ({problem.strerror})",
+            expected="room for a file there",
+            then=f"The figures of {names} were not kept; a file that was there is as it was.",
+        ) from None
 
 
 def read_evaluations(path: Path) -> tuple[Evaluation, ...]:

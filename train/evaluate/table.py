@@ -23,7 +23,8 @@ def table_of(evaluations: Sequence[Evaluation]) -> Table:
     Where there are several, the last row says how far the first is above each of the others.
     """
     first = evaluations[0]
-    columns = [_column(evaluation) for evaluation in evaluations]
+    some_unknown = _some_unknown(evaluations)
+    columns = [_column(evaluation, some_unknown=some_unknown) for evaluation in evaluations]
     ends = {f"IoU {first.class_map.names[-1]}", "pixel accuracy", "boundary mIoU"}
     ends |= {"calibration error", list(columns[0])[-1]}
     if len(evaluations) > 1:
@@ -51,7 +52,12 @@ def _title(evaluation: Evaluation) -> str:
     return f"{evaluation.dataset}, {evaluation.split}: {images}{of}"
 
 
-def _column(evaluation: Evaluation) -> dict[str, str]:
+def _some_unknown(evaluations: Sequence[Evaluation]) -> bool:
+    """Whether an image has no ice fraction for one of them: then their errors are of fewer."""
+    return any(len(one.errors) < len(one.images) for one in evaluations)
+
+
+def _column(evaluation: Evaluation, *, some_unknown: bool) -> dict[str, str]:
     found, around = evaluation, intervals(evaluation)
     names = found.class_map.names
     rows = {f"IoU {name}": three(found.iou[name], around.iou[name]) for name in names}
@@ -65,6 +71,8 @@ def _column(evaluation: Evaluation) -> dict[str, str]:
     rows["calibration error"] = three(found.ece, None)
     rows["ice fraction: MAE"] = three(found.ice_fraction_mae, around.ice_fraction_mae)
     rows["ice fraction: bias"] = signed(found.ice_fraction_bias, around.ice_fraction_bias)
+    if some_unknown:
+        rows["ice fraction: images"] = str(len(found.errors))
     if any(image.ice_area for image in found.images):
         mae, bias = found.ice_area_fraction_mae, found.ice_area_fraction_bias
         rows["ice by ground area: MAE"] = three(mae, around.ice_area_fraction_mae)

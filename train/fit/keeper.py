@@ -131,12 +131,16 @@ def read_state(path: Path) -> dict[str, Any]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as problem:
         raise ConfigError(
-            f"{path}: not a readable state ({str(problem).splitlines()[0]})",
+            f"{path}: not a readable state ({_first_line(problem)})",
             then="Remove it to begin the run anew.",
         ) from None
     if not isinstance(state, dict):
         raise ConfigError(f"{path}: not a state", then="Remove it to begin the run anew.")
     return state
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).splitlines() or [type(problem).__name__])[0]
 
 
 def _noted(trainer: Trainer, learner: Learner) -> Epoch:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edge.contract.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edge.contract.frames import Size
-    from train.data.dataset import Dataset
+    from train.data.dataset import Dataset, Item
 
 MAX_SEED = 2**31 - 1
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
@@ -21,6 +23,7 @@ Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 auto: the quickest of this machine.
 """
 Part = Literal["encoder", "decoder", "head"]
+PARTS: tuple[Part, ...] = get_args(Part)
 Side = Annotated[int, Field(gt=0)]
 
 
@@ -77,6 +80,13 @@ class Settings(_Chosen):
     patience: Annotated[int, Field(ge=0)] = 0
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
 
+    @model_validator(mode="after")
+    def _something_learns(self) -> Settings:
+        if len(set(self.frozen)) == len(PARTS):
+            message = "expected at least one part that is not frozen"
+            raise ValueError(message)
+        return self
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hardware:
@@ -93,8 +103,8 @@ class Hardware:
 class Plan:
     """Everything that decides the parameters.
 
-    choice and settings with nothing left open; data: a digest of the dataset's images and their
-    splits; start: sha256 of the parameters it starts from.
+    choice and settings with nothing left open; data: a digest of the dataset's images, labels
+    and splits; start: sha256 of the parameters it starts from.
     """
 
     choice: Choice
@@ -143,7 +153,26 @@ def quick_precision() -> Precision:
 
 
 def digest(dataset: Dataset) -> str:
-    """Return a short hash of which images are in which split, and of the class map."""
-    lines = [f"{item.stem} {item.split}" for item in dataset.items]
+    """Return a short hash of which images are in which split, and of what their masks mean.
+
+    It notices an image that came, went, or is in another split; another class map, or other mask
+    values for a class or for what is ignored; and an image, mask or picture of floes whose file
+    has another size in bytes. It opens none of them: a file changed without a change of its size
+    is not noticed, nor is another homography.
+    """
+    lines = [f"{item.stem} {item.split} {_sizes_bytes(item)}" for item in dataset.items]
     lines.append(repr(dataset.class_map.signature))
+    lines += [array.tobytes().hex() for array in (dataset.lookup, dataset.known)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _sizes_bytes(item: Item) -> list[int]:
+    """Return the size of each file of an item, 0 where it is missing."""
+    return [_size_bytes(path) for path in (item.image, item.mask, item.instances)]
+
+
+def _size_bytes(path: Path | None) -> int:
+    try:
+        return 0 if path is None else path.stat().st_size
+    except OSError:
+        return 0

@@ -11,22 +11,27 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 
 from edge.contract.errors import ConfigError
-from edge.engine import resize
-from train.data.check import check
+from edge.contract.files import make_folder
+from edge.engine import refuse_distortion
+from train.data.check import check, pixels_of
 from train.data.loader import Resized, training_batches, validation_batches
 from train.fit.display import Display, print_summary
 from train.fit.keeper import Keeper, WholeCheckpoints, read_state
 from train.fit.learner import PLAN, Learner
 from train.fit.losses import median_balance
 from train.fit.plan import Hardware, Plan, digest, quick_precision, refuse_another_plan
-from train.models.architectures import build_member, settle
+from train.models.architectures import build_member, same_outputs, settle
 from train.models.encoders import load_encoder_parameters, normalisation_of, take_parameters
 from train.progress import counting
 from train.runs import (
+    METRICS,
+    MODEL,
+    RUN,
     STATE,
     Training,
     check_name,
@@ -37,20 +42,23 @@ from train.runs import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
     import numpy.typing as npt
+    from lightning.pytorch import Callback
     from rich.console import Console
 
     from edge.contract.frames import Pixels, Size
+    from train.data.check import Counts
     from train.data.dataset import Dataset
     from train.fit.plan import Choice, Settings
     from train.models.members import Member
     from train.runs import Run
 
 GRADIENT_NORM = 1.0
+WRITTEN = (STATE, MODEL, METRICS, RUN)
 STATE_COPIES = 4
 """What a state holds of each parameter: itself, AdamW's two moments, the best epoch's."""
 _LIGHTNING_SAYS = (
@@ -99,12 +107,18 @@ def fit(  # noqa: PLR0913 - each is a fact of the run, named at the call
     check_name(name or out.name)
     began = _begin(plan, dataset, start)
     keeper = Keeper(_state_of(out, plan), patience=plan.settings.patience)
-    _require_room(out, began.member)
-    pixels = check_data(dataset, plan.choice, console=console)
-    out.mkdir(parents=True, exist_ok=True)
+    _require_room(keeper.state, began.member)
+    trainer_of(plan.settings, hardware or Hardware())
+    counts = check_data(dataset, plan.choice, console=console)
+    make_folder(out, what="the run's folder")
     console = console if rank_zero_only.rank == 0 else None  # type: ignore[attr-defined]  # set by Lightning
     display = Display(console, keeper, plan.settings.epochs) if console else None
-    learner = Learner(began.member, plan, dataset.class_map.names, balance=_balance(plan, pixels))
+    learner = Learner(
+        began.member,
+        plan,
+        dataset.class_map.names,
+        balance=_balance(plan, pixels_of(dataset, counts, "train")),
+    )
     trainer = _train(learner, dataset, keeper, display, hardware or Hardware())
     if trainer.is_global_zero:
         _finish(out, name or out.name, began, dataset, plan, keeper)
@@ -148,13 +162,18 @@ def _begin(plan: Plan, dataset: Dataset, start: Path | None) -> _Began:
         std=std,
     )
     _check_sizes(member, choice.size, plan.settings.crop)
+    if member.kind == "floes" and plan.settings.class_balance != "none":
+        raise ConfigError(
+            f"class_balance {plan.settings.class_balance} for {choice.architecture}",
+            expected="none: it learns floes, not shares of pixels",
+        )
     if before is None:
         loaded = load_encoder_parameters(member, choice.encoder_parameters)
         return _Began(member=member, start=None, encoder_parameters=loaded.describe(), made_anew=())
     made_anew = take_parameters(
         member,
         load_member(before).state_dict(),
-        same_classes=before.class_map.signature == dataset.class_map.signature,
+        same_classes=same_outputs(member.kind, before.class_map, dataset.class_map),
     )
     return _Began(
         member=member,
@@ -181,16 +200,15 @@ def check_member(dataset: Dataset, choice: Choice, settings: Settings) -> None:
     _begin(_plan(dataset, choice, settings, None), dataset, None)
 
 
-def check_data(
-    dataset: Dataset, choice: Choice, *, console: Console | None = None
-) -> npt.NDArray[np.int64]:
+def check_data(dataset: Dataset, choice: Choice, *, console: Console | None = None) -> Counts:
     """Open every image and mask, and raise one ConfigError that lists what ``fit`` would refuse.
 
-    Returns how many training pixels each class has, int64 ``(C,)``.
+    Returns how many pixels of each class every mask holds.
     """
 
     def fits(frame: Pixels) -> None:
-        resize(frame, choice.size, max_anisotropy=choice.max_anisotropy)
+        shape = frame.shape[0], frame.shape[1]
+        refuse_distortion(shape, choice.size, max_anisotropy=choice.max_anisotropy)
 
     with counting(console, f"checking {dataset.name}") as progress:
         return check(dataset, fits=fits, progress=progress)
@@ -202,16 +220,17 @@ def _balance(plan: Plan, pixels: npt.NDArray[np.int64]) -> torch.Tensor | None:
     return torch.from_numpy(median_balance(pixels))
 
 
-def _require_room(out: Path, member: Member) -> None:
+def _require_room(state: Path, member: Member) -> None:
     """Refuse, before hours are spent, a disk that cannot hold two states beside each other."""
-    place = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
-    needed = 2 * STATE_COPIES * 4 * member.parameter_count
+    place = next(folder for folder in state.absolute().parents if folder.is_dir())
+    states = 1 if state.exists() else 2
+    needed = states * STATE_COPIES * 4 * member.parameter_count
     free = shutil.disk_usage(place).free
     if free < needed:
         raise ConfigError(
-            f"{out}: {free / 1e6:.0f} MB of room on its disk",
+            f"{state.parent}: {free / 1e6:.0f} MB of room on its disk",
             expected=f"at least {needed / 1e6:.0f} MB, for the state of {member.architecture}",
-            then="Nothing was trained.",
+            then="Nothing was trained; what was kept before is whole.",
         )
 
 
@@ -252,13 +271,50 @@ def _state_of(out: Path, plan: Plan) -> Path:
     """
     refuse_finished(out)
     state = out / STATE
-    for half_written in out.glob(".*.part"):
-        half_written.unlink()
+    ours = {path for name in WRITTEN for path in out.glob(f".{name}.*.part")}
     if state.exists():
         refuse_another_plan(str(state), plan, read_state(state).get(PLAN))
-    elif out.is_dir() and any(out.iterdir()):
+    elif out.is_dir() and not set(out.iterdir()) <= ours:
         raise ConfigError(f"{out}: holds other files", expected="a new or an empty folder")
+    for half_written in ours:
+        half_written.unlink()
     return state
+
+
+def trainer_of(
+    settings: Settings, hardware: Hardware, *, callbacks: Sequence[Callback] = ()
+) -> Trainer:
+    """Return Lightning's trainer as every fit uses it. settings: with no precision left open.
+
+    Raises ConfigError where this machine has not what ``hardware`` asks for.
+    """
+    try:
+        with quiet_lightning():
+            return Trainer(
+                max_epochs=settings.epochs,
+                accelerator=hardware.accelerator,
+                devices=hardware.devices,
+                num_nodes=hardware.nodes,
+                strategy=hardware.strategy,
+                precision=settings.precision,  # type: ignore[arg-type]  # settled: no longer auto
+                callbacks=list(callbacks),
+                plugins=[WholeCheckpoints()],
+                gradient_clip_val=GRADIENT_NORM,
+                use_distributed_sampler=False,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+            )
+    except (MisconfigurationException, ImportError, ValueError, TypeError) as problem:
+        raise ConfigError(
+            f"accelerator {hardware.accelerator}, devices {hardware.devices}, strategy "
+            f"{hardware.strategy}, precision {settings.precision}: "
+            f"{str(problem).splitlines()[0]}",
+            expected="what this machine has",
+            then="Nothing was trained.",
+        ) from problem
 
 
 def _train(
@@ -280,25 +336,8 @@ def _train(
         )
         for split in ("train", "validation")
     }
-    callbacks: list[Callback] = [keeper, display] if display else [keeper]
-    with _quiet_lightning():
-        trainer = Trainer(
-            max_epochs=settings.epochs,
-            accelerator=hardware.accelerator,
-            devices=hardware.devices,
-            num_nodes=hardware.nodes,
-            strategy=hardware.strategy,
-            precision=settings.precision,  # type: ignore[arg-type]  # settled: no longer auto
-            callbacks=callbacks,
-            plugins=[WholeCheckpoints()],
-            gradient_clip_val=GRADIENT_NORM,
-            use_distributed_sampler=False,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-        )
+    trainer = trainer_of(settings, hardware, callbacks=[keeper, display] if display else [keeper])
+    with quiet_lightning():
         trainer.fit(
             learner,
             training_batches(
@@ -357,7 +396,7 @@ def _lineage(run: Run) -> str:
 
 
 @contextmanager
-def _quiet_lightning() -> Iterator[None]:
+def quiet_lightning() -> Iterator[None]:
     """Hide Lightning's advice and its loggers' lines; hand Ctrl-C back as what it is."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]

@@ -29,6 +29,7 @@ from train.models.semantic import (
     semantic,
     unet,
     upernet,
+    without_norms_of_one,
 )
 
 if TYPE_CHECKING:
@@ -36,20 +37,17 @@ if TYPE_CHECKING:
 
     from edge.contract.classes import Classes
 
-AnyMember = Member
-"""Of whatever kind: each is a Member."""
-
 __all__ = [
     "ARCHITECTURES",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
-    "AnyMember",
     "Architecture",
     "Member",
     "MemberFacts",
     "Options",
     "Triple",
     "build_member",
+    "same_outputs",
     "settle",
 ]
 
@@ -92,13 +90,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         kind="surfaces",
         options=DeeplabOptions,
         default_encoder="tu-mobilenetv4_conv_small_050",
-        build=partial(semantic, deeplabv3plus),
+        build=partial(semantic, deeplabv3plus, mend=without_norms_of_one),
     ),
     "upernet": Architecture(
         kind="surfaces",
         options=UpernetOptions,
         default_encoder="tu-resnet10t",
-        build=partial(semantic, upernet),
+        build=partial(semantic, upernet, mend=without_norms_of_one),
     ),
     "maskrcnn": Architecture(
         kind="floes",
@@ -166,3 +164,17 @@ def settle(
         )
     settings = parse(row.options, dict(options or {}), where=f"options of {architecture}")
     return chosen, settings
+
+
+def same_outputs(kind: Kind, before: Classes, now: Classes) -> bool:
+    """Tell whether each output means the same to a member for the one classes and the other.
+
+    Surfaces: every class counts, in order. Floes: the names of the ice classes, in order.
+    """
+    if kind == "surfaces":
+        return before.signature == now.signature
+    return _ice_names(before) == _ice_names(now)
+
+
+def _ice_names(classes: Classes) -> list[str]:
+    return [classes.names[index] for index in classes.indices("ice")]

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 _SHOWN = 3
-_PREFIXES = ("network.encoder.", "encoder.")
+_PREFIXES = ("network.encoder.", "network.backbone.body.", "encoder.")
 _COUNTER = "num_batches_tracked"
 
 
@@ -82,9 +82,9 @@ def take_parameters(
 ) -> tuple[str, ...]:
     """Give a member another run's parameters (its state dict), in place; all of them or none.
 
-    The head's are taken only where the classes are the same. Returns the names of the parts that
-    keep their random parameters. Raises ConfigError where a tensor of the rest is missing, has
-    another shape, or belongs to no part of this member.
+    The head's are taken only where the classes are the same (``same_outputs``). Returns the names
+    of the parts that keep their random parameters. Raises ConfigError where a tensor of the rest
+    is missing, has another shape, or belongs to no part of this member.
     """
     own = member.state_dict()
     left = set() if same_classes else set(_names_in(member, member.parts()["head"]))
@@ -167,11 +167,11 @@ def _plain(name: str) -> str:
     """Return what a parameter is called everywhere.
 
     segmentation-models-pytorch puts timm's under ``model.``; timm writes ``stages.0.`` of a whole
-    model as ``stages_0.`` where it yields features; torchvision once wrote DenseNet's ``norm1.`` as
-    ``norm.1.``.
+    model as ``stages_0.`` where it yields features; torchvision has MobileNet's under
+    ``features.``, which Mask R-CNN takes off, and once wrote DenseNet's ``norm1.`` as ``norm.1.``.
     """
-    while name.startswith("model."):
-        name = name.removeprefix("model.")
+    while name.startswith(("model.", "features.")):
+        name = name.split(".", 1)[1]
     for kind in ("norm", "relu", "conv"):
         if ".denselayer" in name:
             name = name.replace(f".{kind}.1.", f".{kind}1.").replace(f".{kind}.2.", f".{kind}2.")
@@ -191,5 +191,5 @@ def _shortened(problems: list[str]) -> str:
 
 
 def _names_in(member: Member, part: nn.Module) -> Iterable[str]:
-    (prefix,) = (name for name, module in member.named_modules() if module is part)
-    return (f"{prefix}.{name}" for name in part.state_dict())
+    inside = {id(tensor) for tensor in part.state_dict(keep_vars=True).values()}
+    return (name for name, one in member.state_dict(keep_vars=True).items() if id(one) in inside)

@@ -42,7 +42,7 @@ _RATIOS = (0.5, 1.0, 2.0)
 _MOMENTUM = 0.1
 """torch's own. MobileNetV3's 0.01 knows nothing of the frames yet after a few hundred steps."""
 
-Pixels = Annotated[float, Field(gt=0)]
+Side = Annotated[float, Field(gt=0)]
 Proposals = Annotated[int, Field(gt=0, lt=3840)]
 """TensorRT sorts fewer than 3840 at a time."""
 
@@ -53,15 +53,17 @@ class MaskRcnnOptions(Options):
     width, box_width: channels of pyramid, proposals and masks, and of what scores a box;
     anchors_px: one side for each level of the pyramid (a cell is 4, 8, 16, 32, 64 px);
     proposals_training, proposals: the best of each level before, and of all after, those that
-    overlap are dropped; detections: the most floes of a frame; least_score: what is not told;
-    least_area_px: floes smaller than this in training are passed over.
+    overlap are dropped; boxes_learnt: how many of those a training step draws from each frame, at
+    most a quarter of them on floes; detections: the most floes of a frame; least_score: what is
+    not told; least_area_px: floes smaller than this in training are passed over.
     """
 
     width: Channels = 128
     box_width: Channels = 512
-    anchors_px: tuple[Pixels, Pixels, Pixels, Pixels, Pixels] = (8, 16, 32, 64, 128)
+    anchors_px: tuple[Side, Side, Side, Side, Side] = (8, 16, 32, 64, 128)
     proposals_training: tuple[Proposals, Proposals] = (2000, 1000)
     proposals: tuple[Proposals, Proposals] = (1000, 1000)
+    boxes_learnt: Annotated[int, Field(gt=0)] = 512
     detections: Annotated[int, Field(gt=0)] = 500
     least_score: Annotated[float, Field(ge=0, lt=1)] = 0.05
     least_area_px: Annotated[int, Field(ge=1)] = 9
@@ -191,13 +193,16 @@ class InstanceMember(Member):
         return alone.argmax(dim=1)
 
     def parts(self) -> dict[str, nn.Module]:
-        """Return ``encoder``, ``decoder`` (pyramid, proposals), ``head``: all the parameters."""
-        body = self.network.backbone.get_submodule("body")
-        pyramid = self.network.backbone.get_submodule("fpn")
+        """Return ``encoder``, ``decoder`` and ``head``: together, all of the parameters.
+
+        The head is the two predictors alone: nothing else depends on what the ice classes are.
+        """
+        backbone, floes = self.network.backbone, self.network.roi_heads
+        pyramid = backbone.get_submodule("fpn")
         return {
-            "encoder": body,
-            "decoder": nn.ModuleList([pyramid, self.network.rpn]),
-            "head": self.network.roi_heads,
+            "encoder": backbone.get_submodule("body"),
+            "decoder": nn.ModuleList([pyramid, self.network.rpn, floes.box_head, floes.mask_head]),
+            "head": nn.ModuleList([floes.box_predictor, floes.mask_predictor]),
         }
 
     def _run(
@@ -236,6 +241,9 @@ def paste(masks: Tensor, boxes: Tensor, size: Size) -> Tensor:
     to the masks that are learnt (``project_masks_on_boxes``). Its own ``paste_masks_in_image``
     cuts boxes to whole pixels, which moves and widens a floe by half a pixel: of a drawn ellipse
     12 px wide, known perfectly, that keeps an IoU of 0.8, this 1.0.
+
+    A box that holds the centres of the frame's outermost pixels ends there only because torchvision
+    clips it to 0..W: the floe goes on, so its last cells count in full up to the frame's edge.
     """
     rows = _bilinear(size[0], boxes[:, 1], boxes[:, 3], masks.shape[1])
     columns = _bilinear(size[1], boxes[:, 0], boxes[:, 2], masks.shape[2])
@@ -248,6 +256,9 @@ def _bilinear(length: int, low: Tensor, high: Tensor, cells: int) -> Tensor:
     centres = torch.arange(cells, dtype=torch.float32, device=low.device)
     cells_per_pixel = cells / (high - low).clamp(min=1e-3)
     at = (pixels - low[:, None]) * cells_per_pixel[:, None] - 0.5
+    first = torch.where(low <= 0, 0.0, -1.0)
+    last = torch.where(high >= length - 1, cells - 1.0, float(cells))
+    at = at.clamp(min=first[:, None], max=last[:, None])
     return (1 - (at[:, :, None] - centres).abs()).clamp(min=0)
 
 
@@ -288,6 +299,7 @@ def _network(encoder: str, options: MaskRcnnOptions, labels: int) -> MaskRCNN:
         box_head=faster_rcnn.TwoMLPHead(width * 7 * 7, box_width),
         box_predictor=faster_rcnn.FastRCNNPredictor(box_width, found),
         box_score_thresh=options.least_score,
+        box_batch_size_per_image=options.boxes_learnt,
         box_detections_per_img=options.detections,
         mask_head=mask_rcnn.MaskRCNNHeads(width, (width,) * 4, dilation=1),
         mask_predictor=mask_rcnn.MaskRCNNPredictor(width, width, found),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -56,6 +57,12 @@ class _Settings(_Normalisation):
     input_range: tuple[Zero, Above] = (0, 1)
 
 
+class _TimmConfig(BaseModel):
+    """timm's ``config.json``, which keeps them one level down; other libraries' do not."""
+
+    pretrained_cfg: _Settings | None = None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Address:
     """Where a library's parameters of an encoder lie on the Hugging Face hub.
@@ -89,6 +96,13 @@ def is_path(source: str) -> bool:
 def address_of(encoder: str, source: str) -> Address:
     """Find a library's parameters by name; ConfigError lists the names that this encoder has."""
     offered = addresses(encoder)
+    if not offered:
+        raise ConfigError(
+            f"parameters {source!r} for encoder {encoder}, for which no named ones exist",
+            expected="none, or the path of a .safetensors file",
+            then="A file that torchvision publishes will do, once converted: given its path, the "
+            "refusal says how.",
+        )
     if source not in offered:
         raise ConfigError(
             f"unknown parameters {source!r} for encoder {encoder}",
@@ -164,8 +178,19 @@ def fetch(address: Address, file: str = FILE) -> Path:
         if not constants.HF_HUB_OFFLINE:
             _require_answer(address.url_of(file))
         return Path(hf_hub_download(**place))
-    except OSError as problem:
-        raise _cannot_be_had(address, problem) from None
+    except _network_errors() as problem:
+        raise _cannot_be_had(address, problem) from problem
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """Return what a broken network raises: OSError, and the base of the hub client's own errors.
+
+    That base is httpx's or httpx2's HTTPError, as the client's version has it; its ReadTimeout and
+    RemoteProtocolError are no OSErrors.
+    """
+    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415 - only where it is asked
+
+    return (OSError, HTTPException, *cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__))
 
 
 def _require_answer(url: str) -> None:
@@ -177,10 +202,11 @@ def _require_answer(url: str) -> None:
         pass  # an answer; the hub's client says what it means
 
 
-def _cannot_be_had(address: Address, problem: OSError) -> ConfigError:
+def _cannot_be_had(address: Address, problem: Exception) -> ConfigError:
     from huggingface_hub.constants import HF_HUB_CACHE  # noqa: PLC0415 - only for the message
 
-    why = getattr(problem, "reason", None) or str(problem).splitlines()[0]
+    told = str(problem).strip() or type(problem).__name__
+    why = getattr(problem, "reason", None) or told.splitlines()[0]
     return ConfigError(
         f"parameters {address.source!r} of encoder {address.encoder}: not in this machine's cache "
         f"({HF_HUB_CACHE}), and they could not be fetched ({why})",
@@ -214,11 +240,11 @@ def _beside(file: Path, encoder: str) -> tuple[Triple, Triple]:
         raw = read_toml(folder / RUN, what="a run, as fit writes it")
         said = parse(_Normalisation, raw, where=str(folder / RUN))
         return said.mean, said.std
+    if (folder / CONFIG).is_file():
+        return _of_config(folder / CONFIG, encoder)
     if encoder.startswith(TIMM):
         usual = _timm_settings(encoder).get(IMAGENET)
         return _of_timm(usual, encoder) if usual else (IMAGENET_MEAN, IMAGENET_STD)
-    if (folder / CONFIG).is_file():
-        return _of_config(folder / CONFIG, encoder)
     if encoder.startswith(_OWN_NORMALISATION):
         raise ConfigError(
             f"{file}: no {CONFIG} beside it; parameters of {encoder} are not always trained with "
@@ -238,7 +264,9 @@ def _of_config(path: Path, encoder: str) -> tuple[Triple, Triple]:
         text = path.read_bytes()
     except OSError as problem:
         raise ConfigError(f"{path}: cannot be read ({problem.strerror})") from None
-    return _on_bytes(parse_json(_Settings, text, where=str(path), ignore_unknown=True), encoder)
+    outer = parse_json(_TimmConfig, text, where=str(path), ignore_unknown=True)
+    said = outer.pretrained_cfg or parse_json(_Settings, text, where=str(path), ignore_unknown=True)
+    return _on_bytes(said, encoder)
 
 
 def _on_bytes(said: _Settings, encoder: str) -> tuple[Triple, Triple]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 import torch
@@ -14,7 +15,7 @@ from train.models.members import Channels, Depth, Kind, Member, MemberFacts, Opt
 from train.models.pretrained import TIMM
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from edge.contract.frames import Size
 
@@ -28,6 +29,7 @@ REFUSALS = (
     ValueError,
 )
 """What segmentation-models-pytorch and timm raise for combinations that they cannot build."""
+_NO_MEMORY = ("DefaultCPUAllocator", "not enough memory", "out of memory")
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[int, Field(gt=0)]
@@ -132,7 +134,7 @@ def deeplabv3plus(encoder: str, classes: int, options: DeeplabOptions) -> nn.Mod
     network: nn.Module = DeepLabV3Plus(
         encoder, encoder_weights=None, classes=classes, **options.model_dump()
     )
-    return _without_norms_of_one(network)
+    return network
 
 
 def upernet(encoder: str, classes: int, options: UpernetOptions) -> nn.Module:
@@ -142,7 +144,7 @@ def upernet(encoder: str, classes: int, options: UpernetOptions) -> nn.Module:
     network: nn.Module = UPerNet(
         encoder, encoder_weights=None, classes=classes, **options.model_dump()
     )
-    return _without_norms_of_one(network)
+    return network
 
 
 class SemanticMember(Member):
@@ -177,25 +179,46 @@ class SemanticMember(Member):
         }
 
 
-def semantic(build: Callable[[str, int, Any], nn.Module], facts: MemberFacts) -> SemanticMember:
+def semantic(
+    build: Callable[[str, int, Any], nn.Module],
+    facts: MemberFacts,
+    *,
+    mend: Callable[[nn.Module], nn.Module] | None = None,
+) -> SemanticMember:
     """Build a semantic member with random parameters, proven on a small black frame.
 
-    Raises ConfigError for an encoder that is unknown or that the architecture cannot take, with
-    the library's own reason.
+    mend: what the library's network needs before it is proven. Raises ConfigError for an encoder
+    that is unknown or that the architecture cannot take, with the library's own reason.
     """
     check_encoder(facts.encoder)
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        with _named_refusals(facts):
+            network = build(facts.encoder, facts.classes, facts.options)
+        network = (mend(network) if mend else network).eval()
+        if not facts.encoder.startswith(TIMM):
+            _drop_unused(network, _running(network, facts))
+    multiple = _proven_multiple(network, facts)
+    return SemanticMember(network.train(), facts, size_multiple=multiple)
+
+
+@contextmanager
+def _named_refusals(facts: MemberFacts) -> Iterator[None]:
+    """Turn what the library raises inside into a ConfigError, all but a want of memory."""
     try:
-        with torch.inference_mode(mode=False), torch.enable_grad():
-            network = build(facts.encoder, facts.classes, facts.options).eval()
-            if not facts.encoder.startswith(TIMM):
-                _drop_unused(network, torch.zeros(1, 3, _BASE, _BASE))
-        multiple = _proven_multiple(network, facts)
+        yield
     except REFUSALS as problem:
+        if _lacks_memory(problem):
+            raise
         raise ConfigError(
             f"encoder {facts.encoder!r} is refused for {facts.architecture}: {_reason(problem)}",
             expected="an encoder that yields features at every halving, at any size",
-        ) from None
-    return SemanticMember(network.train(), facts, size_multiple=multiple)
+        ) from problem
+
+
+def _lacks_memory(problem: Exception) -> bool:
+    return isinstance(problem, torch.OutOfMemoryError) or (
+        isinstance(problem, RuntimeError) and any(words in str(problem) for words in _NO_MEMORY)
+    )
 
 
 def check_encoder(encoder: str) -> None:
@@ -217,44 +240,51 @@ def check_encoder(encoder: str) -> None:
 
 
 def _proven_multiple(network: nn.Module, facts: MemberFacts) -> int:
-    """Return the least multiple of the coarsest cell that the network takes; raises its refusal.
+    """Return the least multiple of the coarsest cell that the network takes.
 
-    Some encoders cut their maps into windows and need more than the halvings say.
+    Some encoders cut their maps into windows and need more than the halvings say. Raises
+    ConfigError, with the library's reason at the least of them, where it takes none.
     """
     coarsest = cast("EncoderOptions", facts.options).coarsest
-    refusals: list[Exception] = []
+    refusals: list[ConfigError] = []
     for factor in _MULTIPLES:
         multiple = coarsest * factor
         try:
-            _require_logits(network, facts.classes, (2 * multiple, 3 * multiple))
-        except REFUSALS as problem:
+            _require_logits(network, facts, (2 * multiple, 3 * multiple))
+        except ConfigError as problem:
             refusals.append(problem)
         else:
             return int(multiple)
     raise refusals[0]
 
 
-def _require_logits(network: nn.Module, classes: int, size: Size) -> None:
-    with torch.inference_mode():
+def _require_logits(network: nn.Module, facts: MemberFacts, size: Size) -> None:
+    with _named_refusals(facts), torch.inference_mode():
         found = tuple(network(torch.zeros(1, 3, *size)).shape)
-    if found != (1, classes, *size):
-        message = f"logits {found} for a frame of {size[0]}x{size[1]}"
-        raise ValueError(message)
+        if found != (1, facts.classes, *size):
+            message = f"logits {found} for a frame of {size[0]}x{size[1]}"
+            raise ValueError(message)
 
 
-def _drop_unused(network: nn.Module, example: Tensor) -> None:
-    """Replace, in place, modules that never run and whose parameters no logit depends on.
-
-    An encoder that is cut short keeps its deeper stages otherwise, in every file and every count.
-    """
+def _running(network: nn.Module, facts: MemberFacts) -> set[nn.Module]:
+    """Return the modules that run on a small black frame, and leave the parameters' gradients."""
     ran: set[nn.Module] = set()
     hooks = [
         module.register_forward_pre_hook(lambda module, _: ran.add(module))
         for module in network.modules()
     ]
-    network(example).sum().backward()
+    with _named_refusals(facts):
+        network(torch.zeros(1, 3, _BASE, _BASE)).sum().backward()
     for hook in hooks:
         hook.remove()
+    return ran
+
+
+def _drop_unused(network: nn.Module, ran: set[nn.Module]) -> None:
+    """Replace, in place, modules that never run and whose parameters no logit depends on.
+
+    An encoder that is cut short keeps its deeper stages otherwise, in every file and every count.
+    """
     used = {one for one in network.parameters() if one.grad is not None}
     network.zero_grad(set_to_none=True)
     for name, module in list(network.named_modules()):
@@ -263,7 +293,7 @@ def _drop_unused(network: nn.Module, example: Tensor) -> None:
             network.set_submodule(name, nn.Identity())
 
 
-def _without_norms_of_one(network: nn.Module) -> nn.Module:
+def without_norms_of_one(network: nn.Module) -> nn.Module:
     """Take batch norms off branches that pool a whole map to one cell, in place.
 
     Over a batch of one such a norm has a single value per channel, which torch refuses in training;

@@ -11,10 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from edge.contract.boundary import parse, read_toml
 from edge.contract.bundle import InputSize, Name
 from edge.contract.errors import ConfigError
-from train.data.dataset import DATASET
+from train.data.dataset import DATASET, data_folder
 from train.fit.plan import Choice, Network, Settings
 
 SHIPPED = Path(__file__).parents[1] / "datasets"
+
+TAKEN = frozenset(
+    {"ensemble", "ensemble-without-floes", "otsu", "colour-and-row", "evaluation", "recipe"}
+)
+"""What a recipe calls its own files and predictors."""
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Baseline = Literal["otsu", "colour"]
@@ -49,12 +54,12 @@ class Stage(Settings):
 class RecipeMember(Network):
     """One member: its network, its stages (all of them, unless named) and settings of its own.
 
-    compared: evaluated beside the ensemble, not part of it.
+    compared_with: another member's name, where this one is only there to be judged beside it.
     """
 
     name: Name
     stages: tuple[Name, ...] = ()
-    compared: bool = False
+    compared_with: Name | None = None
     settings: Settings = Settings()
 
 
@@ -93,10 +98,22 @@ class Recipe(_Part):
                 message = f"expected each {what} once, repeated {', '.join(repeated)}"
                 raise ValueError(message)
         self._check_stages()
-        if all(member.compared for member in self.member):
-            message = "expected at least one member that is not compared only"
-            raise ValueError(message)
+        self._check_members()
         return self
+
+    def _check_members(self) -> None:
+        names = {member.name for member in self.member}
+        taken = sorted(name for name in names if name.lower() in TAKEN or "." in name)
+        if taken:
+            message = f"member {taken[0]}: expected a name that the recipe's files do not have"
+            raise ValueError(message)
+        for member in self.member:
+            if member.compared_with and member.compared_with not in names - {member.name}:
+                message = f"member {member.name}: compared_with no other member"
+                raise ValueError(message)
+        if all(member.compared_with for member in self.member):
+            message = "expected at least one member that is not there to be compared only"
+            raise ValueError(message)
 
     def _check_stages(self) -> None:
         for stage in self.stage[:-1]:
@@ -142,10 +159,11 @@ def read_recipe(path: Path) -> Recipe:
 def find_dataset(name: str, *, recipe: Path, data: Path | None) -> Path:
     """Return the dataset.toml that a recipe means by a name.
 
-    Looked for as NAME/dataset.toml and NAME.toml in the data folder, then beside the recipe, then
-    among those that come with icecam. Raises ConfigError that lists the places.
+    Looked for as NAME/dataset.toml and NAME.toml in the data folder (else the one that ICECAM_DATA
+    names), then beside the recipe, then among those that come with icecam. Raises ConfigError that
+    lists the places.
     """
-    folders = [folder for folder in (data, recipe.parent, SHIPPED) if folder is not None]
+    folders = [data or data_folder(), recipe.parent, SHIPPED]
     places = [place for f in folders for place in (f / name / DATASET, f / f"{name}.toml")]
     for place in places:
         if place.is_file():

@@ -10,37 +10,50 @@ from edge.contract.files import write_atomically
 from train.evaluate.bootstrap import intervals, paired_difference
 from train.evaluate.plots import write_plots
 from train.evaluate.table import CAUTION, signed, three
+from train.recipe.steps import ENSEMBLE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from rich.console import Console
 
     from train.evaluate.evaluation import Evaluation
+    from train.recipe.file import Recipe
 
-ENSEMBLE = "ensemble"
 
 Row = dict[str, str]
 
 
-def write_report(out: Path, title: str, pooled: dict[str, Evaluation]) -> None:
+def write_report(out: Path, recipe: Recipe, pooled: dict[str, Evaluation]) -> None:
     """Write ``results.md`` and ``plots/`` into a recipe's folder."""
     write_plots(out / "plots", list(pooled.values()))
-    rows = _rows(pooled)
-    lines = [f"# {title}", "", _what(pooled), "", *_markdown(rows), "", CAUTION, ""]
-    write_atomically(out / "results.md", "\n".join(lines).encode())
+    lines = [f"# {recipe.name}", "", _what(pooled), "", *_markdown(_rows(pooled)), "", CAUTION, ""]
+    compared = [f"- {line}" for line in _compared(recipe, pooled)]
+    write_atomically(out / "results.md", "\n".join([*lines, *compared, ""]).encode())
 
 
-def print_report(console: Console, pooled: dict[str, Evaluation]) -> None:
-    """Print the same table."""
+def print_report(console: Console, recipe: Recipe, pooled: dict[str, Evaluation]) -> None:
+    """Print the same, one column for each predictor."""
     rows = _rows(pooled)
-    table = Table(title=_what(pooled), caption=CAUTION)
-    for position, column in enumerate(rows[0]):
-        table.add_column(column, justify="right" if position else "left")
+    table = Table("", title=_what(pooled), caption=CAUTION)
     for row in rows:
-        table.add_row(*row.values(), style="bold" if row["predictor"] == ENSEMBLE else None)
+        style = "bold" if row["predictor"] == ENSEMBLE else None
+        table.add_column(row["predictor"], justify="right", style=style)
+    for label in list(rows[0])[1:]:
+        table.add_row(label, *(row[label] for row in rows))
     console.print(table)
+    for line in _compared(recipe, pooled):
+        console.print(line, highlight=False)
+
+
+def _compared(recipe: Recipe, pooled: dict[str, Evaluation]) -> Iterator[str]:
+    """Say how far each member is above the one that it is there to be compared with."""
+    for member in recipe.member:
+        if member.compared_with:
+            above = paired_difference(pooled[member.name], pooled[member.compared_with])
+            said = signed(above.value, above.interval)
+            yield f"mIoU of {member.name} minus {member.compared_with}: {said}"
 
 
 def _rows(pooled: dict[str, Evaluation]) -> list[Row]:
@@ -49,13 +62,14 @@ def _rows(pooled: dict[str, Evaluation]) -> list[Row]:
 
 
 def _row(name: str, found: Evaluation, ensemble: Evaluation) -> Row:
-    around = intervals(found)
+    around, known = intervals(found), len(found.errors)
     row = {"predictor": name, "mIoU": three(found.scores.miou, around.miou)}
     row |= {f"IoU {label}": three(iou, None) for label, iou in found.iou.items()}
     row |= {
         "boundary mIoU": three(found.boundary_miou, None),
         "calibration error": three(found.ece, None),
-        "ice fraction: MAE": three(found.ice_fraction_mae, around.ice_fraction_mae),
+        "ice fraction: MAE": three(found.ice_fraction_mae, around.ice_fraction_mae)
+        + ("" if known == len(found.images) else f" of {known} images"),
         "bias": signed(found.ice_fraction_bias, None),
     }
     if any(image.ice_area for image in found.images):

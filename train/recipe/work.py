@@ -72,7 +72,7 @@ def _side_by_side(
         ) from None
     finally:
         for process in list((pool._processes or {}).values()):  # noqa: SLF001 - no public way to end running work
-            process.terminate()
+            process.kill()
         pool.shutdown(cancel_futures=True)
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from edge.contract.errors import ConfigError
-from train.data.dataset import Dataset, read_dataset
+from tests.train.copies import write_copies
 from train.data.loader import (
     Augmented,
     Draw,
@@ -22,6 +23,9 @@ from train.data.loader import (
     training_batches,
     validation_batches,
 )
+
+if TYPE_CHECKING:
+    from train.data.dataset import Dataset
 
 REPOSITORY = Path(__file__).parents[3]
 ICE = 2
@@ -177,41 +181,18 @@ def test_draws_are_plain_values():
 
 
 PEAK = """
-import resource, sys
+import sys
 from pathlib import Path
+from tests.bench.memory import peak_mb
 from train.data.dataset import read_dataset
 from train.data.loader import Resized, training_batches
 dataset = read_dataset(Path(sys.argv[1]))
 samples = Resized(dataset, dataset.of("all"), (384, 640), cache_bytes=8 << 20)
+assert len(samples) == int(sys.argv[2])
 for batch in training_batches(samples, seed=0, epoch=0, batch_size=4):
     pass
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_mb())
 """
-
-
-def write_copies(folder: Path, count: int) -> Path:
-    """Write one drawn 1080p frame with its mask and link the rest to it."""
-    for name in ("images", "masks"):
-        (folder / name).mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    mask = np.kron(rng.integers(0, 2, (27, 48)), np.ones((40, 40))).astype(np.uint8)
-    frame = np.repeat(mask[:, :, None] * 120, 3, axis=2)
-    frame += np.kron(rng.integers(0, 90, (135, 240, 3)), np.ones((8, 8, 1))).astype(np.uint8)
-    cv2.imwrite(str(folder / "images" / "a_0.jpg"), frame)
-    cv2.imwrite(str(folder / "masks" / "a_0.png"), mask)
-    for number in range(1, count):
-        (folder / "images" / f"a_{number}.jpg").symlink_to("a_0.jpg")
-        (folder / "masks" / f"a_{number}.png").symlink_to("a_0.png")
-    classes = "".join(
-        f'[[classes]]\nname = "{role}"\nrole = "{role}"\ncolour = [0, 0, 0]\nvalues = [{value}]\n'
-        for value, role in enumerate(("water", "ice"))
-    )
-    (folder / "dataset.toml").write_text(
-        'schema = "icecam.dataset/1"\nname = "copies"\nimages = "images/*.jpg"\n'
-        f"masks = \"masks/{{stem}}.png\"\ngroup = '^(a)_'\n{classes}[split]\n"
-    )
-    assert len(read_dataset(folder).of("all")) == count
-    return folder
 
 
 @pytest.mark.slow
@@ -221,12 +202,12 @@ def test_memory_does_not_grow_with_the_dataset(tmp_path: Path):
     for count in (24, 96):
         folder = write_copies(tmp_path / str(count), count)
         done = subprocess.run(
-            [sys.executable, "-c", PEAK, str(folder)],
+            [sys.executable, "-c", PEAK, str(folder), str(count)],
             cwd=REPOSITORY,
             capture_output=True,
             text=True,
             check=True,
         )
-        peaks_mb.append(int(done.stdout) / 1024)
+        peaks_mb.append(float(done.stdout))
     assert max(peaks_mb) < 1500
     assert peaks_mb[1] - peaks_mb[0] < 35

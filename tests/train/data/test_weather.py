@@ -150,6 +150,38 @@ def test_the_border_is_mirrored_not_darkened():
     assert (changed(MotionBlur(), plain(77), 0) == 77).all()
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (4, 4), (3, 50)])
+@pytest.mark.parametrize("change", ALL, ids=NAMES)
+def test_a_frame_smaller_than_what_moves_over_it_keeps_its_size(
+    change: Weather, size: tuple[int, int]
+):
+    frame = torch.full((3, *size), 77, dtype=torch.uint8)
+    for seed in range(20):
+        assert changed(change, frame, seed).shape == (3, *size)
+
+
+def test_a_tiny_frame_of_one_level_keeps_its_level_under_motion():
+    """The mean along the path holds as many samples as the path has."""
+    frame = torch.full((3, 2, 3), 77, dtype=torch.uint8)
+    for seed in range(20):
+        assert (changed(MotionBlur((9, 9)), frame, seed) == 77).all()
+
+
+def test_a_path_longer_than_the_frame_is_held_to_its_last_column(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Columns 0, 30, 60 moved by -4..4 along the row, held to -2..2, mirrored: 2 1 0 1 2 1 0.
+
+    Column 0: 60 60 60 30 0 30 60 60 60; column 1: thrice 30, 0, 30, 60, thrice 30;
+    column 2: thrice 0, 30, 60, 30, thrice 0.
+    """
+    monkeypatch.setattr(torch, "rand", lambda *_: torch.tensor(0.0))
+    row = torch.tensor([0, 30, 60], dtype=torch.uint8).expand(3, 1, 3)
+    blurred = MotionBlur((9, 9)).change(row)
+    expected = [round(420 / 9), round(270 / 9), round(120 / 9)]
+    assert blurred.tolist() == [[expected]] * 3
+
+
 def test_a_good_jpeg_is_close_and_a_bad_one_further_off():
     colours = torch.tensor([[200.0], [100.0], [30.0]])
     ramp = (colours * torch.linspace(0.2, 1, SIZE[1])).to(torch.uint8)

@@ -13,7 +13,13 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from train.ensemble.pixels import ValidationPixels
-from train.ensemble.weigh import candidates, fit_temperature, fit_weights, left_out_losses
+from train.ensemble.weigh import (
+    LeftOut,
+    candidates,
+    fit_temperature,
+    fit_weights,
+    left_out_losses,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -158,7 +164,7 @@ def test_an_image_left_out_is_judged_by_a_fit_without_it():
     doubts = np.log([0.45, 0.1, 0.45])
     logits = [np.repeat([sure, doubts], 200, axis=0), np.repeat([doubts, sure], 200, axis=0)]
     pixels = pixels_of(logits, np.full(400, 2), images=2)
-    losses = left_out_losses(pixels)
+    losses = left_out_losses(pixels).ensembles
     equal = -np.log((0.99 + 0.45) / 2)
     assert losses["equal", "none"] == pytest.approx(equal, rel=1e-5)
     assert losses["fitted", "none"] > equal
@@ -170,9 +176,23 @@ def test_an_image_left_out_is_judged_by_a_fit_without_it():
     assert losses["fitted", "none"] == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_member_left_out_is_judged_alone_at_the_temperature_of_the_other_images():
+    """Two images, each of which a grid over T reads best for the other."""
+    rng = np.random.default_rng(9)
+    logits = rng.normal(0, 2, (2, 600, CLASSES))
+    truth = np.where(rng.random(600) < 0.6, logits[0].argmax(axis=1), rng.integers(0, 3, 600))
+    grid = np.linspace(0.2, 10, 2000)
+    found = left_out_losses(pixels_of(list(logits), truth, images=2)).members
+    for member, loss in zip(logits, found, strict=True):
+        given = np.array([log_softmax(member / t, axis=1)[np.arange(600), truth] for t in grid])
+        first, second = -given[:, :300].mean(axis=1), -given[:, 300:].mean(axis=1)
+        expected = (second[first.argmin()] + first[second.argmin()]) / 2
+        assert loss == pytest.approx(expected, abs=1e-3)
+
+
 def test_one_image_alone_leaves_nothing_to_be_judged_on():
     pixels = pixels_of([np.zeros((5, 3))], np.zeros(5, np.int64), images=1)
-    assert left_out_losses(pixels) == {}
+    assert left_out_losses(pixels) == LeftOut(ensembles={}, members=())
 
 
 def test_a_member_of_floes_is_calibrated_by_ice_or_not_alone():

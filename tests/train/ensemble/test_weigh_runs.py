@@ -97,7 +97,7 @@ def test_the_file_says_what_was_found_and_opens_again(
     assert [member.run for member in read.file.members] == ["../run", "../pspnet"]
     assert read.weights == report.chosen.weighing.weights
     assert read.temperatures == report.chosen.weighing.temperatures
-    assert (read.file.weights, read.file.temperatures) == report.choice
+    assert (read.file.weighed, read.file.calibrated) == report.choice
     assert read.file.validation["images"] == 2
     assert read.file.validation["data"] == digest(tiny_dataset)
     assert {"candidates", "members", "pairs", "verdict", "best_member"} <= read.file.figures.keys()
@@ -182,6 +182,41 @@ def test_runs_of_another_split_are_weighed_with_a_warning(
     other = hold_out(tiny_dataset, "day-1")
     weigh_runs(runs, tmp_path / "e.toml", dataset=other, console=console)
     assert "warning: the runs were trained on another split of tiny" in console.export_text()
+
+
+@pytest.mark.parametrize("option", ["-o", "--json"])
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_measured(
+    option: str, tiny: Path, tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def measured(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("train.ensemble.weigh_runs.draw_pixels", measured)
+    app = typer.Typer()
+    app.command()(ensemble)
+    places = {"-o": tmp_path / "e.toml", "--json": tmp_path / "f.json"}
+    places[option] = tiny / "dataset.toml" / "inside" / places[option].name
+    options = [text for name, path in places.items() for text in (name, str(path))]
+    ended = CliRunner().invoke(app, [str(tiny_run.folder), "--data", str(tiny), *options])
+    assert isinstance(ended.exception, ConfigError)
+    assert "dataset.toml/inside cannot be made (Not a directory)" in str(ended.exception)
+
+
+def test_figures_that_cannot_be_written_leave_the_ensemble(
+    tiny: Path, tiny_run: Run, tmp_path: Path
+):
+    app = typer.Typer()
+    app.command()(ensemble)
+    out, taken = tmp_path / "e.toml", tmp_path / "f.json"
+    taken.mkdir()
+    options = ["--data", str(tiny), "-o", str(out), "--json", str(taken)]
+    ended = CliRunner().invoke(app, [str(tiny_run.folder), *options])
+    assert isinstance(ended.exception, ConfigError)
+    assert (
+        f"cannot be written (Is a directory); expected room for a file there. The ensemble was "
+        f"written, with the same figures: {out}" in str(ended.exception)
+    )
+    assert read_ensemble(out).weights == (1.0,)
 
 
 def test_the_command_line_tells_and_writes(

@@ -274,6 +274,26 @@ def test_the_table_has_a_column_for_each_predictor_and_says_how_far_apart_they_a
     assert "ground area" not in text
 
 
+def test_the_table_says_how_many_images_an_error_of_the_ice_fraction_is_of(tiny: Path):
+    """One predictor calls all of the second image sky: its error is of one image alone."""
+
+    class SkyLast(Oracle):
+        name = "sky last"
+
+        def segment(self, pixels: Pixels) -> Prediction:
+            mask = super().segment(pixels).mask
+            return Prediction(mask=np.zeros_like(mask) if np.array_equal(pixels, last) else mask)
+
+    dataset = read_dataset(tiny)
+    last = read_sample(dataset, dataset.of("test")[1]).frame
+    found = [evaluate(one, dataset) for one in (Oracle(dataset), SkyLast(dataset))]
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(table_of(found))
+    assert "ice fraction: images │ 2 │ 1" in " ".join(console.export_text().split())
+    console.print(table_of(found[:1]))
+    assert "ice fraction: images" not in console.export_text()
+
+
 def test_confidence_is_compared_under_the_same_pixel_as_the_mask(tiny_dataset: Dataset):
     """A predictor that knows the truth, at half the size: sure where it is right, unsure else."""
     guess = np.random.default_rng(5).integers(0, 3, (24, 32)).astype(np.uint8)
@@ -322,6 +342,23 @@ def test_ice_by_ground_area_follows_the_homography(tiny: Path):
     assert (ice.true, ice.predicted) == pytest.approx(((first + third) / whole, first / whole))
     assert found.ice_area_fraction_bias == pytest.approx(-third / whole)
     assert found.ice_area_fraction_mae == pytest.approx(third / whole)
+
+
+def test_labels_of_a_second_size_are_refused_where_the_ground_is_known(tiny: Path):
+    """A homography of 3x4 frames says nothing of 6x8 ones; without one, both are measured."""
+    for number, size in ((0, (4, 3)), (1, (8, 6))):
+        Image.new("L", size, 20).save(tiny / "masks" / f"day-3_{number}.png")
+        Image.new("RGB", size).save(tiny / "images" / f"day-3_{number}.png")
+    toml = tiny / "dataset.toml"
+    plain = toml.read_text()
+    ground = "[ground]\nhomography = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]\n\n[split]"
+    toml.write_text(plain.replace("[split]", ground))
+    dataset = read_dataset(tiny)
+    predictor = Fixed(dataset.class_map, np.full((3, 4), 2, np.uint8))
+    with pytest.raises(ConfigError, match=r"day-3_1\.png: is 6x8 .*expected 3x4, as day-3_0\.png"):
+        evaluate(predictor, dataset)
+    toml.write_text(plain)
+    assert evaluate(predictor, read_dataset(tiny)).scores.pixel_accuracy == 1
 
 
 @pytest.mark.slow

@@ -73,6 +73,15 @@ def test_pooled_scores_weigh_pixels_not_folds(make_evaluation: Make):
     assert pool(folds).held_out().dataset == "made/cross-validation"
 
 
+def test_figures_that_cannot_be_written_are_a_named_error(make_evaluation: Make, tmp_path: Path):
+    (tmp_path / "f.json").mkdir()
+    with pytest.raises(
+        ConfigError, match=r"f\.json: cannot be written \(Is a directory\).*of net "
+    ):
+        write_json(tmp_path / "f.json", [make_evaluation({"a": GOOD})])
+    assert not list(tmp_path.glob(".f.json*"))
+
+
 def test_an_image_in_two_folds_is_refused(make_evaluation: Make):
     folds = [make_evaluation({"a": GOOD, "b": POOR}), make_evaluation({"b": FAIR})]
     with pytest.raises(ConfigError, match=r"^b: in more than one of the evaluations"):

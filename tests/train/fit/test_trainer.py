@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -21,7 +22,7 @@ from edge.contract.errors import ConfigError
 from train.data.dataset import read_dataset
 from train.data.splits import hold_out
 from train.fit.keeper import read_state
-from train.fit.plan import Choice, Settings
+from train.fit.plan import Choice, Hardware, Settings
 from train.fit.trainer import fit
 from train.runs import images_seen, load_member, read_run
 
@@ -138,11 +139,14 @@ def test_a_killed_fit_goes_on_as_if_nothing_had_happened(tiny: Path, tmp_path: P
         assert torch.allclose(found.double(), expected[name].double(), rtol=0, atol=1e-5)
 
 
+def command_of(dataset: Path, out: Path) -> list[str]:
+    options = ["--epochs", str(EPOCHS), "--batch", "2", "--seed", "4", "--augmentation", "light"]
+    return ["fit", str(dataset), "-o", str(out), *PSPNET, *options]
+
+
 def kill_after_an_epoch(dataset: Path, out: Path) -> None:
-    command = [sys.executable, "-m", "train", "fit", str(dataset), "-o", str(out), *PSPNET]
-    command += ["--epochs", str(EPOCHS), "--batch", "2", "--seed", "4", "--augmentation", "light"]
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-m", "train", *command_of(dataset, out)],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         text=True,
@@ -179,6 +183,43 @@ def test_a_kill_in_the_middle_of_the_first_state_blocks_nothing(
     (out / ".state.ckpt.0123abcd.part").write_bytes(b"half")
     fit_tiny(tiny_dataset, out)
     assert len(list(out.iterdir())) == 3
+
+
+def test_an_empty_state_is_refused(tiny_dataset: Dataset, tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "state.ckpt").touch()
+    with pytest.raises(ConfigError, match="not a readable state"):
+        fit_tiny(tiny_dataset, tmp_path / "run")
+
+
+def test_half_written_files_of_others_are_left_alone(tiny_dataset: Dataset, tmp_path: Path):
+    theirs = tmp_path / ".thesis.pdf.part"
+    theirs.write_bytes(b"half")
+    with pytest.raises(ConfigError, match="holds other files"):
+        fit_tiny(tiny_dataset, tmp_path)
+    assert theirs.read_bytes() == b"half"
+
+
+def test_a_file_where_the_folder_should_be_is_named(tiny_dataset: Dataset, tmp_path: Path):
+    (tmp_path / "run").write_text("notes")
+    with pytest.raises(ConfigError, match="run"):
+        fit_tiny(tiny_dataset, tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "notes"
+
+
+def test_shares_of_pixels_cannot_balance_what_learns_floes(tiny_dataset: Dataset, tmp_path: Path):
+    with pytest.raises(ConfigError, match="class_balance median for maskrcnn"):
+        fit_tiny(
+            tiny_dataset,
+            tmp_path / "run",
+            architecture="maskrcnn",
+            encoder="",
+            options={},
+            height=64,
+            width=96,
+            max_anisotropy=2,
+            class_balance="median",
+        )
 
 
 def test_a_state_never_runs_code(tiny_dataset: Dataset, tmp_path: Path):
@@ -238,6 +279,10 @@ def test_a_loss_that_is_no_number_stops_by_name(tiny_dataset: Dataset, tmp_path:
         ({"augmentation": "lots"}, "augmentation: "),
         ({"frozen": ("brain",)}, "frozen[0]: "),
         ({"encoder_parameters": "best"}, "best"),
+        ({"frozen": ("encoder", "decoder", "head")}, "at least one part that is not frozen"),
+        ({"hardware": Hardware(accelerator="cpu", devices=0)}, "devices 0"),
+        ({"hardware": Hardware(accelerator="tpu")}, "accelerator tpu"),
+        ({"hardware": Hardware(strategy="magic")}, "strategy magic"),
         ({"height": 50}, "expected multiples of 8"),
         ({"width": 96}, "would be distorted 1.50 times"),
         ({"crop": (20, 32)}, "expected multiples of 8"),
@@ -350,18 +395,20 @@ def test_patience_ends_a_fit_that_gets_no_better(tiny_dataset: Dataset, tmp_path
 def test_a_group_held_out_is_never_seen(tiny_dataset: Dataset, tmp_path: Path):
     run = fit_tiny(hold_out(tiny_dataset, "day-1"), tmp_path / "run")
     assert run.file.training.held_out == "day-1"
-    assert run.file.training.images == 2
+    assert run.file.training.images == 3
     assert {name[:5] for name in images_seen(run)} == {"day-2", "day-3"}
 
 
 def test_a_full_disk_is_named_and_the_last_state_stays_whole(tiny: Path, tmp_path: Path):
     """The kernel refuses files above a size (RLIMIT_FSIZE), as a full disk refuses them."""
     out = tmp_path / "run"
+    kill_after_an_epoch(tiny, out)
+    before = (out / "state.ckpt").read_bytes()
     code = (
         "import resource, signal, sys, runpy\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        f"sys.argv = ['train', 'fit', {str(tiny)!r}, '-o', {str(out)!r}, *{PSPNET!r}]\n"
+        f"sys.argv = ['train', *{command_of(tiny, out)!r}]\n"
         "runpy.run_module('train', run_name='__main__')"
     )
     done = subprocess.run(
@@ -370,7 +417,8 @@ def test_a_full_disk_is_named_and_the_last_state_stays_whole(tiny: Path, tmp_pat
     assert done.returncode == 2
     assert "state.ckpt: the state could not be written (File too large)" in done.stderr
     assert "make room and run the same fit again" in done.stderr
-    assert list(out.iterdir()) == []
+    assert [path.name for path in out.iterdir()] == ["state.ckpt"]
+    assert (out / "state.ckpt").read_bytes() == before
 
 
 def test_too_small_a_disk_is_refused_before_training(
@@ -381,6 +429,30 @@ def test_too_small_a_disk_is_refused_before_training(
     with pytest.raises(ConfigError, match="Nothing was trained"):
         fit_tiny(tiny_dataset, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_mask_rcnn_trains_and_is_read_as_a_member(tiny: Path, tmp_path: Path):
+    """By the command line: a run like any other, evaluated by the same command."""
+    out = tmp_path / "floes"
+    size = ["--size", "64x96", "--max-anisotropy", "1.5", "--epochs", "2", "--batch", "2"]
+    for words in (
+        ["fit", str(tiny), "-o", str(out), "--architecture", "maskrcnn", *size],
+        ["evaluate", str(out), str(tiny), "--json", str(tmp_path / "floes.json")],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "train", *words],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "floes.json").read_text())[0]
+    assert np.array(found["figures"]["confusion"]).sum() > 0
+    assert set(found["figures"]["iou"]) == {"sky", "water", "ice"}
 
 
 @pytest.mark.slow

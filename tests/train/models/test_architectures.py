@@ -7,14 +7,16 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 
+from edge.contract.classes import Classes
 from edge.contract.errors import ConfigError
 from tests.train.classes import classes_of
-from train.models.architectures import ARCHITECTURES, build_member, settle
+from train.models.architectures import ARCHITECTURES, build_member, same_outputs, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge.contract.classes import ClassMap
+    from train.models.members import Kind
 
 SEMANTIC = [name for name, row in ARCHITECTURES.items() if row.kind == "surfaces"]
 
@@ -271,3 +273,71 @@ def test_an_encoder_of_another_family_is_refused_before_anything_is_built():
         settle("psp-densenet", "resnet18")
     assert settle("psp-densenet", "tu-densenet121")[0] == "tu-densenet121"
     assert settle("psp-densenet")[0] == "densenet121"
+
+
+def mapped(*names_and_roles: tuple[str, str]) -> Classes:
+    return Classes.model_validate(
+        [
+            {"index": index, "name": name, "role": role, "colour": (0, 0, 0)}
+            for index, (name, role) in enumerate(names_and_roles)
+        ]
+    )
+
+
+WATER, ICE, FAST, SHORE = (
+    ("water", "water"),
+    ("ice", "ice"),
+    ("fast_ice", "ice"),
+    ("shore", "other"),
+)
+
+
+@pytest.mark.parametrize(
+    ("now", "surfaces", "floes"),
+    [
+        ((WATER, ICE, FAST), True, True),
+        ((WATER, ICE, FAST, SHORE), False, True),
+        ((ICE, WATER, FAST), False, True),
+        ((("sea", "water"), ICE, FAST), False, True),
+        ((WATER, FAST, ICE), False, False),
+        ((WATER, ICE), False, False),
+        ((WATER, ICE, ("fast_ice", "other")), False, False),
+        ((WATER, ICE, ("grey_ice", "ice")), False, False),
+    ],
+)
+def test_outputs_mean_the_same_where_all_classes_agree_and_for_floes_the_ice(
+    now: tuple[tuple[str, str], ...], *, surfaces: bool, floes: bool
+):
+    kinds: tuple[Kind, ...] = ("surfaces", "floes")
+    found = [same_outputs(kind, mapped(WATER, ICE, FAST), mapped(*now)) for kind in kinds]
+    assert found == [surfaces, floes]
+
+
+def test_a_want_of_memory_is_not_called_a_refusal():
+    """A convolution of 10^13 channels, which no address space holds."""
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
+        build_member("pspnet", class_map=classes_of(2), options={"psp_out_channels": 10**13})
+
+
+@pytest.mark.parametrize("encoder", ["tu-test_resnet", "resnet18"])
+def test_a_network_that_runs_out_of_memory_is_not_called_a_refusal(
+    encoder: str, monkeypatch: pytest.MonkeyPatch
+):
+    def forward(*_: object) -> None:
+        raise torch.OutOfMemoryError("none left")
+
+    monkeypatch.setattr(smp.Unet, "forward", forward)
+    with pytest.raises(torch.OutOfMemoryError):
+        build_member("unet", encoder, class_map=classes_of(2))
+
+
+def test_a_refusal_keeps_the_library_s_own_error():
+    with pytest.raises(ConfigError) as caught:
+        build_member("deeplabv3plus", "densenet121", class_map=classes_of(2))
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_a_defect_of_ours_is_not_called_a_refusal(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("train.models.semantic._drop_unused", lambda *_: {}["missing"])
+    with pytest.raises(KeyError, match="missing"):
+        build_member("unet", "resnet18", class_map=classes_of(2))

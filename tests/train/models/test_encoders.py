@@ -5,7 +5,9 @@ import json
 import shlex
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +23,7 @@ from train.models.architectures import IMAGENET_MEAN, IMAGENET_STD, build_member
 from train.models.encoders import load_encoder_parameters, normalisation_of, take_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -136,6 +138,30 @@ def test_an_encoder_s_own_names_are_found_under_each_prefix(tmp_path: Path, pref
     assert all(torch.equal(found[name], value) for name, value in given.items())
 
 
+@pytest.mark.parametrize("encoder", ["resnet18", "mobilenet_v2", "mobilenet_v3_small"])
+def test_a_floe_finder_s_encoder_takes_torchvision_s_classifier_and_another_run(
+    tmp_path: Path, encoder: str
+):
+    """The file's own model, run to where its last map is, against the encoder's last map."""
+    model = lively(torchvision.models.get_model(encoder, weights=None))
+    last = model.layer4 if encoder.startswith("resnet") else model.features
+    maps: list[Tensor] = []
+    last.register_forward_hook(lambda *given: maps.append(given[2]))
+    options = {"width": 16, "box_width": 32}
+    first, second = (
+        build_member("maskrcnn", encoder, class_map=classes_of(3), options=options).eval()
+        for _ in range(2)
+    )
+    frame = torch.rand(1, 3, 64, 96)
+    load_encoder_parameters(first, written(tmp_path / "a.safetensors", model.state_dict()))
+    load_encoder_parameters(second, written(tmp_path / "b.safetensors", first.state_dict()))
+    with torch.inference_mode():
+        model(frame)
+        for member in (first, second):
+            found = member.parts()["encoder"](frame)["3"]
+            torch.testing.assert_close(found, maps[0])
+
+
 def test_the_decoder_and_the_head_keep_their_random_parameters(tmp_path: Path):
     source = written(tmp_path / "a.safetensors", small_unet(seed=2).state_dict())
     member, before = small_unet(seed=3), small_unet(seed=3)
@@ -212,6 +238,15 @@ def test_an_unknown_name_lists_what_the_encoder_has(encoder: str, names: str):
         normalisation_of(encoder, "imagnet")
 
 
+def test_for_an_encoder_without_named_parameters_a_file_is_asked_for():
+    member = build_member("maskrcnn", "mobilenet_v3_small", class_map=classes_of(3))
+    with pytest.raises(ConfigError) as caught:
+        load_encoder_parameters(member, "imagenet")
+    told = str(caught.value)
+    assert "'imagenet' for encoder mobilenet_v3_small, for which no named ones exist" in told
+    assert "expected none, or the path of a .safetensors file" in told
+
+
 @pytest.mark.parametrize(
     ("encoder", "repo"),
     [("resnet18", "smp-hub/resnet18.imagenet"), ("tu-resnet10t", "timm/resnet10t.c3_in1k")],
@@ -229,6 +264,52 @@ def test_without_a_network_the_error_comes_soon_and_names_the_file_to_bring(
     assert "/model.safetensors" in told
     assert "give its path instead of the name" in told
     assert "\n" not in told
+
+
+class Dropping(BaseHTTPRequestHandler):
+    """A hub that promises a megabyte and hangs up after a few bytes of it."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("ETag", '"0123"')
+        self.send_header("X-Repo-Commit", "a" * 40)
+        self.send_header("Content-Length", "1000000")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(b"a few bytes")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def dropping_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    from huggingface_hub import constants
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dropping) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        hub = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(constants, "ENDPOINT", hub)
+        monkeypatch.setattr(
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            hub + "/{repo_id}/resolve/{revision}/{filename}",
+        )
+        monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
+        yield
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.usefixtures("dropping_hub")
+def test_a_network_that_drops_half_way_is_said_as_a_missing_one_is():
+    with pytest.raises(ConfigError, match="could not be fetched") as caught:
+        load_encoder_parameters(small_unet("resnet18"), "imagenet")
+    assert not isinstance(caught.value.__cause__, OSError)  # else the test would say little
+    assert "expected model.safetensors of smp-hub/resnet18.imagenet" in str(caught.value)
 
 
 def test_what_is_in_the_cache_needs_no_network(empty_cache: Path):
@@ -278,6 +359,24 @@ def test_a_config_beside_the_file_says_the_normalisation(tmp_path: Path):
     assert normalisation_of("xception", config_beside(tmp_path)) == (half, half)
     on_bytes = config_beside(tmp_path, mean=[104, 117, 123], std=[1, 1, 1], input_range=[0, 255])
     assert normalisation_of("resnet18", on_bytes) == ((104, 117, 123), (1, 1, 1))
+
+
+def test_for_timm_s_encoders_too_the_config_beside_the_file_counts(tmp_path: Path):
+    """timm keeps the settings one level down; resnet10t's usual ones are ImageNet's."""
+    nested = {"architecture": "resnet10t", "pretrained_cfg": {"mean": [0] * 3, "std": [1] * 3}}
+    flat = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    for settings in (nested, flat):
+        (tmp_path / "config.json").write_text(json.dumps(settings))
+        for encoder in ("tu-resnet10t", "resnet18"):
+            found = normalisation_of(encoder, str(tmp_path / "model.safetensors"))
+            assert found == ((0, 0, 0), (255, 255, 255))
+
+
+def test_what_is_wrong_in_timm_s_config_is_named(tmp_path: Path):
+    wrong = {"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5, 0, 0.5]}}
+    (tmp_path / "config.json").write_text(json.dumps(wrong))
+    with pytest.raises(ConfigError, match=r"pretrained_cfg\.std: expected three numbers above 0"):
+        normalisation_of("tu-resnet10t", str(tmp_path / "model.safetensors"))
 
 
 def test_a_run_beside_the_file_says_the_normalisation(tmp_path: Path):
@@ -356,3 +455,18 @@ def test_a_head_of_other_classes_is_refused_where_the_classes_are_said_to_be_the
     ).state_dict()
     with pytest.raises(ConfigError, match=r"segmentation_head\.0\.weight is \(5, "):
         take_parameters(small_unet(), given, same_classes=True)
+
+
+def test_a_floe_finder_s_head_alone_is_made_anew_for_another_number_of_ice_classes():
+    def made(classes: int, seed: int) -> Member:
+        torch.manual_seed(seed)
+        options = {"width": 16, "box_width": 32}
+        encoder = "mobilenet_v3_small"
+        return build_member("maskrcnn", encoder, class_map=classes_of(classes), options=options)
+
+    given = lively(made(6, 1)).state_dict()
+    member, before = made(3, 2), made(3, 2).state_dict()
+    assert take_parameters(member, given, same_classes=False) == ("head",)
+    for name, value in member.state_dict().items():
+        head = "box_predictor" in name or "mask_predictor" in name
+        assert torch.equal(value, before[name] if head else given[name]), name

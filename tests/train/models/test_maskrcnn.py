@@ -6,7 +6,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
-from torchvision.ops import masks_to_boxes
+from torchvision.ops import clip_boxes_to_image, masks_to_boxes
 
 from edge.contract.boundary import parse
 from edge.contract.classes import Classes
@@ -81,6 +81,20 @@ def test_the_parts_hold_all_parameters_once(encoder: str):
     assert sorted(parts) == sorted(id(one) for one in member.parameters())
     assert sum(one.numel() for one in member.parameters()) == member.parameter_count
     assert set(member.parts()) == {"encoder", "decoder", "head"}
+
+
+def test_the_head_is_what_depends_on_the_number_of_ice_classes():
+    """The parameters whose shapes differ between one ice class and two.
+
+    Of its own it has the step to 28 cells, which torchvision makes part of the mask's predictor.
+    """
+    one, two = (member_of(ice=ice) for ice in ((2,), (2, 3)))
+    shapes = {name: parameter.shape for name, parameter in two.named_parameters()}
+    differ = {id(p) for name, p in one.named_parameters() if p.shape != shapes[name]}
+    head = {id(p): name for name, p in one.parts()["head"].named_parameters()}
+    rest = {name for known, name in head.items() if known not in differ}
+    assert differ <= set(head)
+    assert rest == {"1.conv5_mask.weight", "1.conv5_mask.bias"}
 
 
 def test_the_table_builds_it_for_the_ice_of_a_class_map():
@@ -158,15 +172,34 @@ def test_floes_below_the_least_area_are_left_out():
     assert target["masks"].sum(dim=(1, 2)).tolist() == [2, 3]
 
 
-def test_450_floes_are_all_learnt_from():
+def learnt_from(member: InstanceMember, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, int]:
+    """How often each of 450 floes is drawn in one step, and how many boxes are drawn in all."""
     frames, masks, floes = squares(192, 256, step=10, side=6)
     floes[floes > 450] = 0
-    member = member_of()
-    target = member.targets(masks[0], floes[0])
-    assert len(target["boxes"]) == 450
-    assert bool((target["masks"].sum(dim=(1, 2)) == 36).all())
+    heads, drawn = member.network.roi_heads, []
+    choose = heads.select_training_samples
+    monkeypatch.setattr(
+        heads, "select_training_samples", lambda *given: drawn.append(choose(*given)) or drawn[-1]
+    )
     member.loss(frames, masks, floes).backward()
     assert all(bool(torch.isfinite(one.grad).all()) for one in member.parameters())
+    _, (floe,), (label,), _ = drawn[0]
+    return torch.bincount(floe[label > 0], minlength=450), len(label)
+
+
+def test_a_step_draws_512_boxes_a_quarter_of_them_on_floes(monkeypatch: pytest.MonkeyPatch):
+    """As torchvision and Detectron2 do: of 450 floes a step learns 128 at most."""
+    times, boxes = learnt_from(member_of(), monkeypatch)
+    assert (len(times), boxes) == (450, 512)
+    assert times.sum() == 128
+
+
+def test_with_more_boxes_to_a_step_all_of_450_floes_are_learnt_from(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    times, _ = learnt_from(member_of(boxes_learnt=8000), monkeypatch)
+    assert len(times) == 450
+    assert bool((times > 0).all())
 
 
 def test_more_than_400_floes_are_told():
@@ -306,6 +339,49 @@ def test_a_floe_known_perfectly_is_pasted_to_its_own_pixels(radius: int):
     cells = project_masks_on_boxes(target["masks"], target["boxes"], first, 28)
     back = paste(cells, target["boxes"], (96, 96))[0] > 0.5
     assert float((back & floe).sum() / (back | floe).sum()) > 0.99
+
+
+@pytest.mark.parametrize("side", [10, 100])
+@pytest.mark.parametrize("left", ["first", "between", "last"])
+@pytest.mark.parametrize("top", ["first", "between", "last"])
+def test_a_floe_that_the_frame_cuts_off_is_ice_up_to_the_frame_s_edge(
+    side: int, top: str, left: str
+):
+    """Known perfectly, at a score of 0.6, its box clipped as torchvision clips what it finds.
+
+    At its other edges up to two pixels of it fall short of 0.5 by that score.
+    """
+    size = (128, 160)
+    first, start = (
+        {"first": 0, "between": 17, "last": length - side}[place]
+        for place, length in zip((top, left), size, strict=True)
+    )
+    floe = torch.zeros(size, dtype=torch.bool)
+    floe[first : first + side, start : start + side] = True
+    member = member_of()
+    target = member.targets(torch.where(floe, 2, 1).to(torch.uint8), floe.long())
+    boxes = clip_boxes_to_image(target["boxes"], size)
+    found = Instances(
+        boxes=boxes,
+        scores=torch.tensor([0.6]),
+        labels=torch.tensor([2]),
+        masks=project_masks_on_boxes(target["masks"], boxes, torch.zeros(1, dtype=torch.long), 28),
+    )
+    ice = told(member, found, torch.zeros(1, 3, *size))[0, 0].numpy() > 0.5
+    sure = ndimage.binary_erosion(floe.numpy(), np.ones((5, 5)), border_value=1)
+    assert np.all(ice[sure])
+    assert not np.any(ice[~floe.numpy()])
+
+
+def test_a_floe_one_pixel_from_the_edge_does_not_reach_it():
+    boxes = torch.tensor([[0.5, 0.5, 10.5, 10.5], [85.5, 53.5, 94.5, 62.5]])
+    near, far = paste(torch.ones(2, 28, 28), boxes, (64, 96))
+    assert not bool((near > 0.5)[0].any())
+    assert not bool((near > 0.5)[:, 0].any())
+    assert not bool((far > 0.5)[63].any())
+    assert not bool((far > 0.5)[:, 95].any())
+    assert int((near > 0.5).sum()) == 100
+    assert int((far > 0.5).sum()) == 81
 
 
 def test_the_probability_is_the_best_score_times_mask_of_the_class():

@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from edge.contract.bundle import open_bundle
@@ -64,7 +66,7 @@ architecture = "unet"
 encoder = "tu-test_resnet"
 options = { encoder_depth = 3, decoder_channels = [8, 8, 8] }
 stages = ["ice"]
-compared = true
+compared_with = "unet"
 """
 
 
@@ -118,6 +120,7 @@ def test_a_recipe_ends_in_a_bundle_measured_on_days_it_was_not_trained_on(
     results = (out / "results.md").read_text()
     assert f"{pooled['unet'].scores.miou:.3f}" in results
     assert "| Otsu |" in results
+    assert "mIoU of scratch minus unet: " in results
     assert "mIoU" in told
 
 
@@ -190,6 +193,8 @@ def children_of(pid: int) -> list[str]:
         (("drawn = {", 'dataset = "tiny"\ndrawn = {'), "expected either dataset or drawn"),
         (("learning_rate = 1e-2", 'dataset = "tiny"'), "the recipe's dataset"),
         (('encoder = "tu-test_resnet"', 'encoder = "tu-nothing"'), "tu-nothing"),
+        (('name = "pspnet"\n', 'name = "evaluation"\n'), "that the recipe's files do not have"),
+        (('compared_with = "unet"', 'compared_with = "vnet"'), "compared_with no other member"),
         (("height = 48,", "height = 50,"), "multiples of 8"),
     ],
 )  # fmt: skip
@@ -203,6 +208,36 @@ def test_what_is_wrong_is_told_before_anything_is_trained(
     assert told in str(caught.value)
     assert not list((tmp_path / "out").rglob("run.toml"))
     assert not list((tmp_path / "out").rglob("state.ckpt"))
+
+
+def test_a_class_that_one_fold_never_sees_is_told_before_anything_is_trained(
+    recipe_file: Path, tiny: Path, tmp_path: Path
+):
+    """Sky on one day only: without that day, nothing teaches it."""
+    for mask in (tiny / "masks").glob("day-[13]_*.png"):
+        values = np.array(Image.open(mask))
+        Image.fromarray(np.where(values == 0, 10, values).astype(np.uint8)).save(mask)
+    with pytest.raises(ConfigError, match="no training mask holds 'sky'"):
+        run(recipe_file, tmp_path / "out", tiny.parent)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mended_recipe_may_go_on_in_the_folder_where_it_was_refused(
+    recipe_file: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Reached(Exception):  # noqa: N818 - not an error
+        pass
+
+    def train(*_: object, **__: object) -> None:
+        raise Reached
+
+    recipe_file.write_text(TINY_RECIPE.replace("tu-test_resnet", "tu-nothing", 1))
+    with pytest.raises(ConfigError, match="tu-nothing"):
+        run(recipe_file, tmp_path / "out", tiny.parent)
+    recipe_file.write_text(TINY_RECIPE)
+    monkeypatch.setattr("train.recipe.run.do_fits", train)
+    with pytest.raises(Reached):
+        run(recipe_file, tmp_path / "out", tiny.parent)
 
 
 def test_a_damaged_image_is_told_before_anything_is_trained(
