@@ -7,7 +7,7 @@ import shutil
 import signal
 import warnings
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,13 +20,12 @@ from edge.contract.files import make_folder
 from edge.engine import refuse_distortion
 from train.data.check import check, pixels_of
 from train.data.loader import Resized, training_batches, validation_batches
+from train.fit.begin import begin, lineage, settled_plan
 from train.fit.display import Display, print_summary
 from train.fit.keeper import Keeper, WholeCheckpoints, read_state
 from train.fit.learner import PLAN, Learner
 from train.fit.losses import median_balance
-from train.fit.plan import Hardware, Plan, digest, quick_precision, refuse_another_plan
-from train.models.architectures import build_member, same_outputs, settle
-from train.models.encoders import load_encoder_parameters, normalisation_of, take_parameters
+from train.fit.plan import Hardware, Plan, refuse_another_plan
 from train.progress import counting
 from train.runs import (
     METRICS,
@@ -35,7 +34,6 @@ from train.runs import (
     STATE,
     Training,
     check_name,
-    load_member,
     read_run,
     refuse_finished,
     write_run,
@@ -50,9 +48,10 @@ if TYPE_CHECKING:
     from lightning.pytorch import Callback
     from rich.console import Console
 
-    from edge.contract.frames import Pixels, Size
+    from edge.contract.frames import Pixels
     from train.data.check import Counts
     from train.data.dataset import Dataset
+    from train.fit.begin import Began
     from train.fit.plan import Choice, Settings
     from train.models.members import Member
     from train.runs import Run
@@ -66,20 +65,6 @@ _LIGHTNING_SAYS = (
     ".*Checkpoint directory .* exists.*",
     ".*LeafSpec.*is deprecated.*",
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Began:
-    """A member before its first step, and where its parameters come from.
-
-    start: the run it begins with; encoder_parameters: what was loaded, for ``run.toml``;
-    made_anew: the parts that the start had for other classes.
-    """
-
-    member: Member
-    start: Run | None
-    encoder_parameters: str
-    made_anew: tuple[str, ...]
 
 
 def fit(  # noqa: PLR0913 - each is a fact of the run, named at the call
@@ -103,9 +88,9 @@ def fit(  # noqa: PLR0913 - each is a fact of the run, named at the call
     be had, a size the member cannot take, a dataset with defects, a start of another network, a
     finished run or other files in ``out``, no room for the state, a loss that is not finite.
     """
-    plan = _plan(dataset, choice, settings, start)
+    plan = settled_plan(dataset, choice, settings, start)
     check_name(name or out.name)
-    began = _begin(plan, dataset, start)
+    began = begin(plan, dataset, start)
     keeper = Keeper(_state_of(out, plan), patience=plan.settings.patience)
     _require_room(keeper.state, began.member)
     trainer_of(plan.settings, hardware or Hardware())
@@ -127,77 +112,6 @@ def fit(  # noqa: PLR0913 - each is a fact of the run, named at the call
     if display and console:
         print_summary(console, run, keeper.best, images_per_s=display.images_per_s)
     return run
-
-
-def _plan(dataset: Dataset, choice: Choice, settings: Settings, start: Path | None) -> Plan:
-    encoder, options = settle(choice.architecture, choice.encoder, choice.options)
-    precision = quick_precision() if settings.precision == "auto" else settings.precision
-    return Plan(
-        choice=choice.model_copy(
-            update={"encoder": encoder, "options": options.model_dump(mode="json")}
-        ),
-        settings=settings.model_copy(update={"precision": precision}),
-        dataset=dataset.name,
-        data=digest(dataset),
-        classes=dataset.class_map.describe(),
-        start=None if start is None else read_run(start).file.model_sha256,
-    )
-
-
-def _begin(plan: Plan, dataset: Dataset, start: Path | None) -> _Began:
-    choice = plan.choice
-    before = None if start is None else read_run(start)
-    mean, std = (
-        normalisation_of(choice.encoder, choice.encoder_parameters)
-        if before is None
-        else (before.file.mean, before.file.std)
-    )
-    torch.manual_seed(plan.settings.seed)
-    member = build_member(
-        choice.architecture,
-        choice.encoder,
-        class_map=dataset.class_map,
-        options=choice.options,
-        mean=mean,
-        std=std,
-    )
-    _check_sizes(member, choice.size, plan.settings.crop)
-    if member.kind == "floes" and plan.settings.class_balance != "none":
-        raise ConfigError(
-            f"class_balance {plan.settings.class_balance} for {choice.architecture}",
-            expected="none: it learns floes, not shares of pixels",
-        )
-    if before is None:
-        loaded = load_encoder_parameters(member, choice.encoder_parameters)
-        return _Began(member=member, start=None, encoder_parameters=loaded.describe(), made_anew=())
-    made_anew = take_parameters(
-        member,
-        load_member(before).state_dict(),
-        same_classes=same_outputs(member.kind, before.class_map, dataset.class_map),
-    )
-    return _Began(
-        member=member,
-        start=before,
-        encoder_parameters=before.file.training.encoder_parameters,
-        made_anew=made_anew,
-    )
-
-
-def _check_sizes(member: Member, size: Size, crop: Size | None) -> None:
-    member.check_size(size)
-    if crop is None:
-        return
-    member.check_size(crop)
-    if crop[0] > size[0] or crop[1] > size[1]:
-        raise ConfigError(
-            f"a crop of {crop[0]}x{crop[1]} from frames of {size[0]}x{size[1]} (height x width)",
-            expected="a crop no larger than the frames",
-        )
-
-
-def check_member(dataset: Dataset, choice: Choice, settings: Settings) -> None:
-    """Raise ConfigError where ``fit`` would, for its network, encoder, options and sizes."""
-    _begin(_plan(dataset, choice, settings, None), dataset, None)
 
 
 def check_data(dataset: Dataset, choice: Choice, *, console: Console | None = None) -> Counts:
@@ -235,7 +149,7 @@ def _require_room(state: Path, member: Member) -> None:
 
 
 def _finish(
-    out: Path, name: str, began: _Began, dataset: Dataset, plan: Plan, keeper: Keeper
+    out: Path, name: str, began: Began, dataset: Dataset, plan: Plan, keeper: Keeper
 ) -> None:
     """Write the run of the best epoch, and only then let the state go."""
     began.member.load_state_dict(keeper.best_parameters)
@@ -362,7 +276,7 @@ def _train(
     return trainer
 
 
-def _summary(began: _Began, plan: Plan, dataset: Dataset, keeper: Keeper) -> Training:
+def _summary(began: Began, plan: Plan, dataset: Dataset, keeper: Keeper) -> Training:
     settings = plan.settings
     stopped = len(keeper.history)
     return Training(
@@ -381,18 +295,12 @@ def _summary(began: _Began, plan: Plan, dataset: Dataset, keeper: Keeper) -> Tra
         crop=settings.crop,
         frozen=settings.frozen,
         encoder_parameters=began.encoder_parameters,
-        started_from="" if began.start is None else _lineage(began.start),
+        started_from="" if began.start is None else lineage(began.start),
         made_anew=began.made_anew,
         best_epoch=keeper.best.epoch,
         stopped_after=stopped if stopped < settings.epochs else None,
         validation_miou=keeper.best.miou,
     )
-
-
-def _lineage(run: Run) -> str:
-    """Return where a run's own parameters came from, oldest first: ``inland_water, drawn``."""
-    training = run.file.training
-    return ", ".join(filter(None, (training.started_from, training.dataset)))
 
 
 @contextmanager

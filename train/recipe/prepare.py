@@ -69,7 +69,8 @@ def _refuse_another(path: Path, out: Path) -> None:
 
 
 def _check(recipe: Recipe, places: Places, console: Console) -> None:
-    from train.fit.trainer import check_data, check_member  # noqa: PLC0415 - loads torch
+    from train.fit.begin import check_member  # noqa: PLC0415 - loads torch
+    from train.fit.trainer import check_data  # noqa: PLC0415 - the same
 
     dataset = final_source(recipe, places).open()
     for member in recipe.member:
