@@ -25,10 +25,16 @@ from edge.engine.certify import GoldenAnswer, replay_golden
 from edge.engine.ort import OrtBackend
 from export.__main__ import _members, app
 from export.graph import EnsembleGraph
-from export.make import Made, _choose_golden, choose_frames, make
+from export.make import Made, _choose_golden, _is_new, choose_frames, make, read_metrics
 from export.static_check import findings
 from tests.train.classes import classes_of
+from tests.train.conftest import write_tiny
+from train.data.dataset import read_dataset
 from train.ensembles import Weighing, write_ensemble
+from train.evaluate.boundary import BoundaryCounts
+from train.evaluate.evaluation import Evaluation
+from train.evaluate.measure import IceFractions, ImageResult
+from train.evaluate.record import write_json
 from train.models.architectures import ARCHITECTURES, Member, build_member
 from train.predict import open_predictor
 from train.runs import Run, Training, load_member, read_run, write_run
@@ -38,6 +44,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from train.data.dataset import Dataset
 
     Bytes = NDArray[np.uint8]
 
@@ -74,6 +82,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A folder with a dataset: three days, two frames each, 48x64."""
+    return write_tiny(tmp_path / "tiny")
+
+
+@pytest.fixture
+def tiny_dataset(tiny: Path) -> Dataset:
+    """The same, read."""
+    return read_dataset(tiny)
 
 
 @pytest.fixture(scope="module")
@@ -524,6 +544,105 @@ def test_metrics_measured_elsewhere_go_into_the_manifest(
     )
     make(runs, tmp_path / "out.icecam", frames=frames[:2], held_out=held_out)
     assert open_bundle(tmp_path / "out.icecam").manifest.metrics == held_out
+
+
+@pytest.mark.data
+def test_metrics_of_members_that_have_no_graph_do_not_describe_the_bundle(
+    bundle: Bundle,
+    runs: list[Run],
+    floes_run: Run,
+    frames: list[Bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    raw = bundle.read("ensemble.onnx")
+    monkeypatch.setattr("export.make._to_onnx", lambda *_: raw)
+    held_out = HeldOut(
+        dataset="floes/test", images=1, miou=1, pixel_accuracy=1, iou={}, ice_fraction_mae=0
+    )
+    said: list[str] = []
+    make(
+        [*runs, floes_run],
+        tmp_path / "out.icecam",
+        frames=frames[:2],
+        held_out=held_out,
+        say=said.append,
+    )
+    assert open_bundle(tmp_path / "out.icecam").manifest.metrics is None
+    assert "the metrics are of all members together: the bundle gets none" in said
+
+
+def evaluated(folder: Path, class_map: Classes, split: str) -> Path:
+    """A file of one evaluation: one image of 4 pixels, all right."""
+    confusion = np.diag([1, 1, 2]).astype(np.int64)
+    image = ImageResult(
+        stem="a",
+        group="g",
+        confusion=confusion,
+        boundary=BoundaryCounts(intersections=np.ones(3, np.int64), unions=np.ones(3, np.int64)),
+        ice=IceFractions(true=0.5, predicted=0.5),
+        ice_area=None,
+        reliability=None,
+    )
+    found = Evaluation(
+        predictor="ensemble",
+        dataset="shore",
+        split=split,  # type: ignore[arg-type]
+        class_map=class_map,
+        images=(image,),
+    )
+    write_json(folder / "figures.json", [found])
+    return folder / "figures.json"
+
+
+@pytest.mark.parametrize("split", ["test", "cross-validation"])
+def test_metrics_of_held_out_images_are_taken(
+    tmp_path: Path, runs: list[Run], class_map: ClassMap, split: str
+) -> None:
+    assert read_metrics(evaluated(tmp_path, class_map, split), runs).miou == 1
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "all"])
+def test_metrics_of_images_that_members_have_seen_are_refused(
+    tmp_path: Path, runs: list[Run], class_map: ClassMap, split: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"was measured on shore/{split}"):
+        read_metrics(evaluated(tmp_path, class_map, split), runs)
+
+
+def test_metrics_of_other_classes_are_refused(tmp_path: Path, runs: list[Run]) -> None:
+    with pytest.raises(ConfigError, match="was measured with the classes 0 class_0"):
+        read_metrics(evaluated(tmp_path, classes_of(3), "test"), runs)
+
+
+def test_test_images_that_a_run_has_seen_give_no_metrics(
+    tmp_path: Path, tiny_dataset: Dataset, class_map: ClassMap
+) -> None:
+    training = Training(dataset="tiny", seed=0, epochs=1)
+    seen, unseen = (
+        a_run(
+            tmp_path / name,
+            "pspnet",
+            class_map,
+            name=name,
+            training=training,
+            metrics={"images": {"train": images, "validation": []}},
+        )
+        for name, images in (("seen", ["day-1_0", "day-3_1"]), ("unseen", ["day-1_0"]))
+    )
+    said: list[str] = []
+    assert _is_new(tiny_dataset, [unseen], said.append)
+    assert said == []
+    assert not _is_new(tiny_dataset, [unseen, seen], said.append)
+    assert said == [
+        "run 'seen' has seen 1 of the 2 test images of tiny: the bundle gets no metrics"
+    ]
+
+
+def test_a_dataset_without_a_validation_split_gives_golden_frames_all_the_same(tiny: Path) -> None:
+    toml = (tiny / "dataset.toml").read_text().replace('validation = ["day-2"]', "validation = []")
+    (tiny / "dataset.toml").write_text(toml.replace('test = ["day-3"]', "test = []"))
+    assert len(choose_frames(read_dataset(tiny), None)) == 6
 
 
 def test_nothing_but_members_of_floes_is_refused(floes_run: Run, tmp_path: Path) -> None:
