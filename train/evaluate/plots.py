@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 DPI = 130
 SIDE_INCHES = 4.6
 INK, FAINT = "#222222", "#b9bec6"
-COLOURS = ("#1f5fa8", "#d9731a", "#3b8a4f", "#8a4fa3", "#b03a48", "#5b6770")
-MARKERS = "osD^vP"
+COLOURS = (
+    *("#1f5fa8", "#d9731a", "#3b8a4f", "#8a4fa3", "#b03a48"),
+    *("#5b6770", "#0b9aa2", "#b58a00", "#7b4b2a", "#d45c9a"),
+)
+MARKERS = "osD^vPX<>*"
 _DARK = 0.55
 """A share above which a cell is dark enough for light figures."""
 
@@ -82,7 +85,7 @@ def draw_reliability(evaluations: Sequence[Evaluation]) -> Figure | None:
     _unit_square(axes)
     axes.set(xlabel="confidence", ylabel="share that is right")
     axes.set_title(f"{_of(evaluations)}: calibration", fontsize=11)
-    axes.legend(frameon=False, fontsize=9)
+    _name_them(axes)
     return figure
 
 
@@ -102,7 +105,7 @@ def draw_ice_fraction(evaluations: Sequence[Evaluation]) -> Figure | None:
     _unit_square(axes)
     axes.set(xlabel="true ice fraction", ylabel="predicted ice fraction")
     axes.set_title(f"{_of(evaluations)}: ice fraction by image", fontsize=11)
-    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    _name_them(axes)
     return figure
 
 
@@ -121,6 +124,11 @@ def _unit_square(axes: Axes) -> None:
     axes.grid(visible=True, color="#e8eaee", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _name_them(axes: Axes) -> None:
+    """Put the legend below, where no point can be."""
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(0, -0.16))
 
 
 def _look(position: int) -> dict[str, Any]:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from train.recipe.file import Recipe
 
 
+SHOWN = ("predictor", "mIoU", "ice fraction: MAE", "mIoU: ensemble minus this")
+"""What fits on a terminal; ``results.md`` has the rest."""
+
 Row = dict[str, str]
 
 
@@ -34,14 +37,14 @@ def write_report(out: Path, recipe: Recipe, pooled: dict[str, Evaluation]) -> No
 
 
 def print_report(console: Console, recipe: Recipe, pooled: dict[str, Evaluation]) -> None:
-    """Print the same, one column for each predictor."""
+    """Print what matters most of it."""
     rows = _rows(pooled)
-    table = Table("", title=_what(pooled), caption=CAUTION)
+    table = Table(title=_what(pooled), caption=CAUTION)
+    for position, column in enumerate(SHOWN):
+        table.add_column(column, justify="right" if position else "left")
     for row in rows:
         style = "bold" if row["predictor"] == ENSEMBLE else None
-        table.add_column(row["predictor"], justify="right", style=style)
-    for label in list(rows[0])[1:]:
-        table.add_row(label, *(row[label] for row in rows))
+        table.add_row(*(row[column] for column in SHOWN), style=style)
     console.print(table)
     for line in _compared(recipe, pooled):
         console.print(line, highlight=False)
