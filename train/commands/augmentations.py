@@ -15,7 +15,7 @@ def augmentations(  # noqa: PLR0913 - each is an option
     dataset: DatasetPath,
     *,
     out: Annotated[Path, typer.Option("-o", "--out", help="A .png file to write.")],
-    augmentation: Annotated[str, typer.Option(help="full, light or none.")] = "full",
+    augmentation: Annotated[str, typer.Option(help="light, full or none.")] = "light",
     size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the frames.")] = "224x384",
     crop: Annotated[str, typer.Option(help="HEIGHTxWIDTH of random windows; all if empty.")] = "",
     max_anisotropy: Annotated[float, typer.Option(help="How far frames may be distorted.")] = 1.2,

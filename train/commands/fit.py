@@ -109,8 +109,11 @@ def fit(  # noqa: PLR0913 - each is an option
     ] = "none",
     augmentation: Annotated[
         str,
-        typer.Option(help="full (weather, light, view), light or none.", rich_help_panel=_TRAINING),
-    ] = "full",
+        typer.Option(
+            help="light, none, or full: weather, night and view too, for long training.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = "light",
     crop: Annotated[
         str,
         typer.Option(

@@ -74,7 +74,7 @@ class Settings(_Chosen):
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     precision: Precision = "auto"
     class_balance: Literal["none", "median"] = "none"
-    augmentation: Literal["full", "light", "none"] = "full"
+    augmentation: Literal["full", "light", "none"] = "light"
     crop: tuple[Side, Side] | None = None
     frozen: tuple[Part, ...] = ()
     patience: Annotated[int, Field(ge=0)] = 0
