@@ -56,7 +56,9 @@ def test_the_commands_of_the_page_work_in_their_order(tiny: Path, tmp_path: Path
             command.replace("2026-02-11", "day-3").replace(" water ", " data/water.toml ")
         )
         name = words[2]
-        extra = [*SMALL[name], *(DEEP if name == "fit" and "unet" in words else [])]
+        extra = [*SMALL[name], *(DEEP if "unet" in words else [])]
+        if "--from" in words:
+            extra = [word for word in extra if word not in {"--encoder", "tu-test_resnet"}]
         done = subprocess.run(
             [sys.executable, *words, *extra],
             cwd=tmp_path,

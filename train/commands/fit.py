@@ -27,10 +27,10 @@ def fit(  # noqa: PLR0913 - each is an option
     architecture: Annotated[
         str,
         typer.Option(
-            help="unet, pspnet, psp-densenet, deeplabv3plus, upernet or maskrcnn.",
+            help="unet (the default), pspnet, psp-densenet, deeplabv3plus, upernet or maskrcnn.",
             rich_help_panel=_MEMBER,
         ),
-    ] = "unet",
+    ] = "",
     encoder: Annotated[
         str,
         typer.Option(
@@ -62,7 +62,7 @@ def fit(  # noqa: PLR0913 - each is an option
         Path | None,
         typer.Option(
             "--from",
-            help="A run of the same network, trained on other data; other classes: a new head.",
+            help="A run trained on other data: its network goes on. Other classes: a new head.",
             rich_help_panel=_START,
         ),
     ] = None,
@@ -83,7 +83,7 @@ def fit(  # noqa: PLR0913 - each is an option
     validation_share: Annotated[
         float,
         typer.Option(
-            help="With --hold-out: the share of each other group that validates.",
+            help="With --hold-out: the share of the rest that validates.",
             rich_help_panel=_TRAINING,
         ),
     ] = 0.25,
@@ -171,9 +171,7 @@ def fit(  # noqa: PLR0913 - each is an option
     }
     height, width = size_of(size)
     choice = {
-        "architecture": architecture,
-        "encoder": encoder,
-        "options": _options(option or []),
+        **_network(architecture, encoder, _options(option or []), start),
         "encoder_parameters": encoder_parameters,
         "height": height,
         "width": width,
@@ -209,6 +207,18 @@ def fit(  # noqa: PLR0913 - each is an option
         ),
         console=Console(),
     )
+
+
+def _network(
+    architecture: str, encoder: str, options: dict[str, Any], start: Path | None
+) -> dict[str, Any]:
+    """Return the network that was named, or else the one that the run has which it begins with."""
+    if start is not None and not (architecture or encoder or options):
+        from train.runs import read_run
+
+        file = read_run(start).file
+        return {"architecture": file.architecture, "encoder": file.encoder, "options": file.options}
+    return {"architecture": architecture or "unet", "encoder": encoder, "options": options}
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:

@@ -33,7 +33,8 @@ def do_fits(
 ) -> None:
     """Do the fits that are not finished yet; ``done`` is called with each run and its seconds.
 
-    jobs: how many at once. Raises the first fit's error; those beside it are ended, and go on
+    jobs: how many at once; their threads, and with them the last digits of what they learn, depend
+    on it. Raises the first fit's error; those beside it are ended, and go on
     after their last whole epoch when the recipe is run again.
     """
     waiting = []
@@ -42,7 +43,7 @@ def do_fits(
             done(fit, _finished(fit), 0.0)
         else:
             waiting.append(fit)
-    if jobs == 1 or len(waiting) <= 1:
+    if jobs == 1:
         for fit in waiting:
             console.print(f"[bold]{fit.label}[/bold]")
             done(fit, *_do(fit, hardware, console))

@@ -155,8 +155,8 @@ def test_a_killed_recipe_goes_on_to_the_same_end(recipe_file: Path, tiny: Path, 
     process.wait(30)
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
     assert not (killed / "results.md").exists()
-    run(recipe_file, killed, tiny.parent, jobs=2)
-    run(recipe_file, whole, tiny.parent)
+    for out in (killed, whole):
+        run(recipe_file, out, tiny.parent, jobs=2)
     figures = [
         {name: found.scores.miou for name, found in read_pooled(out).items()}
         for out in (killed, whole)
