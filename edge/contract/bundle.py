@@ -62,7 +62,11 @@ class Tiles(_Part):
 
 
 class Member(_Part):
-    """One model of the ensemble, and how it was trained."""
+    """One model of the ensemble, and how it was trained.
+
+    unresolved: suppressions of overlapping instances that the static graph left undecided on the
+    frames that export checked; None for a member that suppresses nothing.
+    """
 
     name: Name
     architecture: str
@@ -70,11 +74,15 @@ class Member(_Part):
     parameters: Annotated[int, Field(gt=0)]
     weight: Positive
     temperature: Positive = 1.0
+    unresolved: Annotated[int, Field(ge=0)] | None = None
     training: dict[str, str | int | float | None] = {}
 
 
 class Graph(_Part):
-    """One rung of the ladder: a file that runs these members, in the order of ``member_masks``."""
+    """One rung of the ladder: a file that runs these members, in the order of ``member_masks``.
+
+    Two graphs of the same members may differ in precision alone.
+    """
 
     name: Name
     file: MemberPath
@@ -91,10 +99,19 @@ class Graph(_Part):
 
 
 class GoldenCase(_Part):
-    """A frame after resize, and what the float32 members said in training's own code."""
+    """A frame after resize, and what the float32 members said in training's own code.
+
+    answer: of the full ensemble, the first graph; ``answers``: of graphs with other members, by
+    the graph's name.
+    """
 
     frame: MemberPath
     answer: MemberPath
+    answers: dict[Name, MemberPath] = {}
+
+    def answer_of(self, graph: str) -> str:
+        """Return the file that holds the answer of this graph's members."""
+        return self.answers.get(graph, self.answer)
 
 
 class ListedFile(_Part):
@@ -143,7 +160,8 @@ class Manifest(_Part):
         _refuse_repeats("graphs", [graph.name for graph in self.graphs])
         listed = {file.path for file in self.files}
         named = {g.file for g in self.graphs}
-        named |= {path for case in self.golden for path in (case.frame, case.answer)}
+        for case in self.golden:
+            named |= {case.frame, case.answer, *case.answers.values()}
         if named - listed:
             message = f"expected every named file among files, missing {sorted(named - listed)}"
             raise ValueError(message)
@@ -152,6 +170,10 @@ class Manifest(_Part):
             if not known.issuperset(graph.members):
                 message = f"expected the members of graph {graph.name!r} to be among members"
                 raise ValueError(message)
+        answered = {name for case in self.golden for name in case.answers}
+        if strangers := sorted(answered - {graph.name for graph in self.graphs}):
+            message = f"expected golden answers of graphs in the manifest, not of {strangers}"
+            raise ValueError(message)
         return self
 
 

@@ -316,6 +316,7 @@ GRAPH = {
     "members": ["unet"],
     "weights": [1.0],
 }
+GOLDEN = {"frame": "golden/0.png", "answer": "golden/0.npz"}
 HASH = hashlib.sha256(FILES["golden/0.png"]).hexdigest()
 
 
@@ -335,6 +336,9 @@ HASH = hashlib.sha256(FILES["golden/0.png"]).hexdigest()
         ({"graphs": [{**GRAPH, "file": "other.onnx"}]}, "other.onnx"),
         ({"graphs": [GRAPH, GRAPH]}, "repeated ['full']"),
         ({"golden": []}, "golden: expected "),
+        ({"golden": [{**GOLDEN, "answers": {"full": "other.npz"}}]}, "missing ['other.npz']"),
+        ({"golden": [{**GOLDEN, "answers": {"fall": "golden/0.npz"}}]}, "not of ['fall']"),
+        ({"golden": [{**GOLDEN, "answers": {"full": "../0.npz"}}]}, "golden[0].answers.full: "),
         ({"graphs": [{**GRAPH, "weights": [0.5, 0.5]}]}, "expected 1 weights"),
         ({"class_map": []}, "class_map: expected at least one class of role 'ice'"),
         (
@@ -363,6 +367,48 @@ def test_a_member_s_weight_is_positive_and_finite(good: Path, weight: float | st
     text = text.replace(b'"weight": 0.25', f'"weight": {weight}'.encode())
     assert text != raw
     refused(rewritten(good, [(name, text), *rest]))
+
+
+@pytest.mark.parametrize("unresolved", [-1, 0.5, "many"])
+def test_a_count_of_unresolved_suppressions_is_whole_and_not_negative(
+    good: Path, unresolved: object
+) -> None:
+    (_, raw), *_rest = entries(good)
+    members = json.loads(raw)["members"]
+    members[1]["unresolved"] = unresolved
+    assert "members[1].unresolved: expected " in refused(with_manifest(good, {"members": members}))
+
+
+def test_a_golden_case_keeps_the_answers_of_graphs_with_other_members(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    members = [{**fields["members"][0], "unresolved": 2}, fields["members"][1]]
+    full = fields["graphs"][0]
+    half = {**full, "name": "full-float16", "file": "ensemble.fp16.onnx", "precision": "float16"}
+    small = {**GRAPH, "name": "fallback", "file": "fallback.onnx"}
+    changed = {
+        **fields,
+        "members": members,
+        "graphs": [full, half, small],
+        "golden": [{**GOLDEN, "answers": {"fallback": "golden/0-fallback.npz"}}],
+    }
+    files = {
+        **FILES,
+        "ensemble.fp16.onnx": b"half",
+        "fallback.onnx": b"less",
+        "golden/0-fallback.npz": b"another answer",
+    }
+    write_bundle(tmp_path / "b.icecam", changed, files)
+    bundle = open_bundle(tmp_path / "b.icecam")
+    (case,) = bundle.manifest.golden
+    said = {graph.name: case.answer_of(graph.name) for graph in bundle.manifest.graphs}
+    assert said == {
+        "full": "golden/0.npz",
+        "full-float16": "golden/0.npz",
+        "fallback": "golden/0-fallback.npz",
+    }
+    assert bundle.read(case.answer_of("fallback")) == b"another answer"
+    assert [member.unresolved for member in bundle.manifest.members] == [2, None]
 
 
 def test_two_members_of_one_name_are_refused(good: Path) -> None:
