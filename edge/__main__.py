@@ -87,6 +87,13 @@ def check(
         Path | None,
         typer.Option("--bundle", "-b", help="Check a bundle file alone."),
     ] = None,
+    trust: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="KEY.pub",
+            help="With --bundle: a key that may sign it; may be given more than once.",
+        ),
+    ] = None,
 ) -> None:
     """Try what a station needs before it is needed: config, bundle, cameras, broker.
 
@@ -98,8 +105,12 @@ def check(
 
     if (config is None) == (bundle is None):
         raise ConfigError("nothing to check", expected="either --config or --bundle")
+    if trust and bundle is None:
+        raise ConfigError(
+            "--trust beside --config", expected="bundle.trusted_keys in the station.toml"
+        )
     if bundle is not None:
-        well = check_bundle(bundle)
+        well = check_bundle(bundle, trust or [])
     elif config is not None:
         well = check_station(config)
     raise typer.Exit(0 if well else 1)

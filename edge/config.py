@@ -32,6 +32,16 @@ def duration_s(value: object) -> float:
     return seconds
 
 
+def revoked_id(value: object) -> str:
+    """Read the id of a key or the SHA-256 of a manifest, in hex digits. Raises ValueError."""
+    text = value.lower() if isinstance(value, str) else ""
+    if not re.fullmatch(r"[0-9a-f]{16}|[0-9a-f]{64}", text):
+        message = "expected a key id (16 hex digits) or the sha256 of a manifest (64)"
+        raise ValueError(message)
+    return text
+
+
+Revoked = Annotated[str, BeforeValidator(revoked_id)]
 DurationS = Annotated[float, BeforeValidator(duration_s)]
 Point = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
 Polygon = Annotated[tuple[Point, ...], Field(min_length=3)]
@@ -49,10 +59,16 @@ class StationSection(_Section):
 
 
 class BundleSection(_Section):
-    """Which bundle to run."""
+    """Which bundle to run, and whose signature lets it run.
+
+    trusted_keys: files of public keys in PEM. revoked: ids of keys and SHA-256 of manifests that
+    count no more.
+    """
 
     path: Path
     allow_unsigned: bool = False
+    trusted_keys: tuple[Path, ...] = ()
+    revoked: tuple[Revoked, ...] = ()
 
 
 class BrokerSection(_Section):
@@ -129,7 +145,12 @@ def read_config(path: Path) -> StationConfig:
             "station": config.station.model_copy(
                 update={"state_dir": folder / config.station.state_dir}
             ),
-            "bundle": config.bundle.model_copy(update={"path": folder / config.bundle.path}),
+            "bundle": config.bundle.model_copy(
+                update={
+                    "path": folder / config.bundle.path,
+                    "trusted_keys": tuple(folder / key for key in config.bundle.trusted_keys),
+                }
+            ),
             "cameras": tuple(
                 camera.model_copy(update={"path": folder / camera.path})
                 for camera in config.cameras

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 from edge import __version__
 from edge.clock import boot_id, utc_now
-from edge.contract.bundle import Bundle, open_bundle
-from edge.contract.errors import BundleError
 from edge.contract.messages import CameraInfo, InfoMessage
 from edge.engine.worker import EngineSetup, EngineWorker
 from edge.geometry import region_id
@@ -18,6 +16,7 @@ from edge.health import HealthBook
 from edge.outbox import Outbox
 from edge.publish import Publisher
 from edge.schedule import Due, Schedule
+from edge.signing import describe_signature, open_trusted, read_trust
 from edge.station import Station
 
 if TYPE_CHECKING:
@@ -48,7 +47,9 @@ class Daemon:
     def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises ConfigError, BundleError, DeliveryError at start."""
         with ExitStack() as stack:
-            self._bundle = open_trusted(self._config)
+            section = self._config.bundle
+            self._bundle = open_trusted(section.path, read_trust(section))
+            log.info("%s: %s", section.path, describe_signature(self._bundle))
             self._outbox = stack.enter_context(closing(Outbox(self._config.station.state_dir)))
             setup = EngineSetup(bundle=self._config.bundle.path, sha256=self._bundle.sha256)
             self._engine = stack.enter_context(closing(EngineWorker(setup)))
@@ -128,20 +129,3 @@ class Daemon:
     def _cut_short(self, _number: int, _frame: FrameType | None) -> None:
         if self._cycling:
             raise CutShortError
-
-
-def open_trusted(config: StationConfig) -> Bundle:
-    """Open the configured bundle; without a checked signature only where the config says so.
-
-    No version of icecam checks signatures yet, so one that is there counts for nothing.
-    Raises BundleError.
-    """
-    bundle = open_bundle(config.bundle.path)
-    if not config.bundle.allow_unsigned:
-        found = "is not signed" if bundle.signature is None else "has a signature nobody checks yet"
-        raise BundleError(
-            f"{bundle.path} {found}",
-            expected="a signed bundle, or allow_unsigned = true under [bundle]",
-            then="The station does not start.",
-        )
-    return bundle

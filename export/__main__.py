@@ -108,6 +108,57 @@ def make(  # noqa: PLR0913, PLR0917 - each is an option
         )
 
 
+@app.command()
+def keygen(
+    out: Annotated[Path, typer.Option("--out", "-o", help="NAME: writes NAME.key and NAME.pub.")],
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="Protect the private key with what this file holds.")
+    ] = None,
+    *,
+    passphrase: Annotated[
+        bool, typer.Option("--passphrase", help="Or with a passphrase that is asked for.")
+    ] = False,
+) -> None:
+    """Make a key pair: the private key signs bundles, stations trust the public one.
+
+    Files that are there are never replaced.
+
+    Example: [bold]python -m export keygen -o harbour --passphrase[/bold]
+    """
+    from edge.signing import read_passphrase
+    from export.commands.keygen import ask_passphrase
+    from export.commands.keygen import keygen as command
+
+    if passphrase and passphrase_file is not None:
+        raise ConfigError("--passphrase beside --passphrase-file", expected="one of them")
+    secret = None if passphrase_file is None else read_passphrase(passphrase_file)
+    command(out, ask_passphrase() if passphrase else secret)
+
+
+@app.command()
+def sign(
+    bundle: Annotated[Path, typer.Argument(help="The bundle, NAME.icecam.")],
+    key: Annotated[Path, typer.Option("--key", "-k", help="A private key of keygen, NAME.key.")],
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(help="Holds the key's passphrase; otherwise a terminal asks for it."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write here instead of in place.")
+    ] = None,
+) -> None:
+    """Sign a bundle, so that stations which trust the key run it.
+
+    Every file of the bundle is checked first. What another key signed keeps that signature: sign
+    with the old key and the new one while stations change over.
+
+    Example: [bold]python -m export sign ice.icecam --key harbour.key[/bold]
+    """
+    from export.commands.sign import sign as command
+
+    command(bundle, key, passphrase_file, out)
+
+
 def _members(
     paths: list[Path],
 ) -> tuple[Sequence[Run], Sequence[float] | None, Sequence[float] | None]:

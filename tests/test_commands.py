@@ -149,7 +149,7 @@ def test_an_unsigned_bundle_runs_only_where_the_config_says_so(
     assert not (tmp_path / "state").exists()
 
 
-def test_a_signature_that_nobody_checks_counts_for_nothing(
+def test_a_station_does_not_start_on_a_damaged_signature(
     tmp_path: Path, demo_bundle: Path
 ) -> None:
     bogus = tmp_path / "bogus.icecam"
@@ -163,7 +163,7 @@ def test_a_signature_that_nobody_checks_counts_for_nothing(
     config = a_station(tmp_path, "bogus.icecam")
     done = icecam("run", "--config", config)
     assert done.returncode == 1
-    assert "has a signature nobody checks yet" in done.stderr
+    assert "manifest.sig is damaged (3 bytes)" in done.stderr
 
 
 @pytest.mark.broker

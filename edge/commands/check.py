@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from edge.contract.bundle import open_bundle
 from edge.contract.errors import ConfigError, EngineError, IcecamError
 from edge.engine import open_engine
 from edge.engine.certify import AGREEMENT_FLOOR, replay_golden
+from edge.signing import (
+    Trust,
+    describe_signature,
+    open_trusted,
+    read_public_key,
+    read_trust,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from edge.config import FolderCamera, StationConfig
@@ -37,15 +43,18 @@ def check_station(path: Path) -> bool:
     return all([_try(check) for check in checks])  # noqa: C419 - every check is to run
 
 
-def check_bundle(path: Path) -> bool:
-    """Check a bundle file; print each finding; True where all is well."""
-    return _try(lambda: _replayed(open_bundle(path)))
+def check_bundle(path: Path, keys: Sequence[Path] = ()) -> bool:
+    """Check a bundle file; print each finding; True where all is well.
+
+    keys: files of public keys, one of which is to vouch for it; without any it may be unsigned.
+    Raises ConfigError where one cannot be read.
+    """
+    trust = Trust(keys=tuple(map(read_public_key, keys)), allow_unsigned=not keys)
+    return _try(lambda: _replayed(open_trusted(path, trust)))
 
 
 def _bundle(config: StationConfig) -> str:
-    from edge.daemon import open_trusted  # noqa: PLC0415 - the daemon's own rule, loaded on use
-
-    return _replayed(open_trusted(config))
+    return _replayed(open_trusted(config.bundle.path, read_trust(config.bundle)))
 
 
 def _replayed(bundle: Bundle) -> str:
@@ -63,7 +72,7 @@ def _replayed(bundle: Bundle) -> str:
             expected=f"at least {AGREEMENT_FLOOR:.1%} and no clear disagreement",
             then="Do not trust this engine's masks.",
         )
-    return told + ("; not signed" if bundle.signature is None else "; signature not checked")
+    return f"{told}; {describe_signature(bundle)}"
 
 
 def _figures(verdict: Verdict) -> str:

@@ -1,7 +1,7 @@
 """Bundles: an uncompressed tar of a manifest and the files it lists.
 
 ``manifest.json`` comes first, then ``manifest.sig`` where the bundle is signed, then the files.
-Nothing is unpacked to disk: members are read into memory after size and hash were checked.
+Nothing is unpacked to disk: files are read into memory, and used once size and hash were checked.
 """
 
 from __future__ import annotations
@@ -9,7 +9,11 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+from collections.abc import Callable
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -21,7 +25,7 @@ from edge.contract.files import write_atomically
 from edge.contract.messages import Moment, Sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Iterable, Iterator, Mapping
     from pathlib import Path
 
 MANIFEST = "manifest.json"
@@ -34,6 +38,15 @@ _MOST_BYTES = {MANIFEST: MAX_MANIFEST_BYTES, SIGNATURE: MAX_SIGNATURE_BYTES}
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 MemberPath = Annotated[str, Field(pattern=r"^[a-z0-9_-]+(/[a-z0-9_-]+)*(\.[a-z0-9]+)+$")]
+
+Verify = Callable[[bytes, bytes | None], str | None]
+"""From the manifest's raw bytes and ``manifest.sig``: the key that vouches for them, or None.
+
+Raises BundleError where the bundle is not to be opened.
+"""
+
+_Entry = tuple[str, Callable[[], bytes]]
+"""The name of a file in the archive, and what reads it."""
 
 _DO_NOTHING = "The bundle was not loaded; bring a whole copy."
 
@@ -155,7 +168,7 @@ class Manifest(_Part):
 
     @model_validator(mode="after")
     def _whole(self) -> Manifest:
-        _refuse_repeats("files", [listed.path for listed in self.files])
+        _refuse_repeats("files", [MANIFEST, SIGNATURE, *(listed.path for listed in self.files)])
         _refuse_repeats("members", [member.name for member in self.members])
         _refuse_repeats("graphs", [graph.name for graph in self.graphs])
         listed = {file.path for file in self.files}
@@ -181,59 +194,67 @@ class Manifest(_Part):
 class Bundle:
     """An opened bundle: manifest read, every file checked by size and hash.
 
-    sha256: of the manifest's raw bytes, and so of everything the manifest lists.
-    signature: raw bytes, or None; checking it is ``edge.signing``'s.
+    raw: the manifest's bytes, which a signature is over.
+    sha256: of ``raw``, and so of everything the manifest lists.
+    signature: the bytes of ``manifest.sig``, or None.
+    signed_by: the id of the key that vouches for ``raw``; None where none does or nobody looked.
     """
 
     path: Path
     manifest: Manifest
+    raw: bytes
     sha256: str
     signature: bytes | None
+    signed_by: str | None
 
     def read(self, member: str) -> bytes:
         """Return one listed file, checked again against its hash. Raises BundleError."""
         listed = {file.path: file for file in self.manifest.files}[member]
-        for name, data in _members(self.path):
-            if name == member:
-                return _checked(self.path, listed, data)
+        with closing(_entries(self.path)) as entries:
+            for name, read in entries:
+                if name == member:
+                    return _checked(self.path, listed, read())
         raise BundleError(f"{self.path}: {member} is missing", then=_DO_NOTHING)
 
 
-def open_bundle(path: Path) -> Bundle:
-    """Read the manifest and check every file. Raises BundleError; writes nothing."""
-    members = _members(path)
-    raw = _manifest_bytes(path, members)
-    manifest = parse_json(
-        Manifest,
-        raw,
-        where=f"{path}: {MANIFEST}",
-        error=BundleError,
-        then=_DO_NOTHING,
-        ignore_unknown=True,
-    )
-    expected = {file.path: file for file in manifest.files}
-    signature = None
-    for position, (name, data) in enumerate(members):
-        if name == SIGNATURE and position == 0:
-            signature = data
-        elif name in expected:
-            _checked(path, expected.pop(name), data)
-        else:
-            raise BundleError(
-                f"{path}: {name!r} is not listed in the manifest, or twice", then=_DO_NOTHING
-            )
-    if expected:
-        missing = ", ".join(sorted(expected))
-        raise BundleError(f"{path}: missing {missing}", then=_DO_NOTHING)
+def open_bundle(path: Path, *, verify: Verify | None = None) -> Bundle:
+    """Read the manifest and check every file. Raises BundleError; writes nothing.
+
+    ``verify`` is asked before the manifest is parsed and before any file after it is read.
+    """
+    with closing(_entries(path)) as entries:
+        raw, signature, following = _opening(path, entries)
+        signed_by = None if verify is None else verify(raw, signature)
+        manifest = parse_json(
+            Manifest,
+            raw,
+            where=f"{path}: {MANIFEST}",
+            error=BundleError,
+            then=_DO_NOTHING,
+            ignore_unknown=True,
+        )
+        _check_files(path, manifest, chain(following, entries))
     return Bundle(
-        path=path, manifest=manifest, sha256=hashlib.sha256(raw).hexdigest(), signature=signature
+        path=path,
+        manifest=manifest,
+        raw=raw,
+        sha256=hashlib.sha256(raw).hexdigest(),
+        signature=signature,
+        signed_by=signed_by,
     )
 
 
-def write_bundle(path: Path, fields: Mapping[str, Any], files: Mapping[str, bytes]) -> Manifest:
+def write_bundle(
+    path: Path,
+    fields: Mapping[str, Any],
+    files: Mapping[str, bytes],
+    *,
+    sign: Callable[[bytes], bytes] | None = None,
+) -> Manifest:
     """Write a bundle: ``fields`` are the manifest's, without ``files``. Same input, same bytes.
 
-    Raises BundleError where the manifest would not be valid; the file appears whole or not at all.
+    sign: from the manifest's raw bytes to ``manifest.sig``. Raises BundleError where the manifest
+    would not be valid; the file appears whole or not at all.
     """
     listed = [
         {"path": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -245,36 +266,68 @@ def write_bundle(path: Path, fields: Mapping[str, Any], files: Mapping[str, byte
     except ValueError as problem:
         raise BundleError(f"{path}: this manifest would not be valid: {problem}") from None
     raw = manifest.model_dump_json(by_alias=True, indent=1).encode()
+    _write(path, raw, None if sign is None else sign(raw), files)
+    return manifest
+
+
+def sign_bundle(bundle: Bundle, out: Path, sign: Callable[[bytes, bytes | None], bytes]) -> None:
+    """Write a bundle again with a signature; its manifest and files keep every byte.
+
+    sign: from the manifest's raw bytes and the signature so far to the new ``manifest.sig``.
+    ``out`` may be the bundle itself; it appears whole or stays as it was. Raises BundleError,
+    OSError.
+    """
+    signature = sign(bundle.raw, bundle.signature)
+    files = {file.path: bundle.read(file.path) for file in bundle.manifest.files}
+    _write(out, bundle.raw, signature, files)
+
+
+def _write(path: Path, raw: bytes, signature: bytes | None, files: Mapping[str, bytes]) -> None:
+    first = [(MANIFEST, raw)] if signature is None else [(MANIFEST, raw), (SIGNATURE, signature)]
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, data in [(MANIFEST, raw), *sorted(files.items())]:
+        for name, data in [*first, *sorted(files.items())]:
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             entry.mode = 0o644
             tar.addfile(entry, io.BytesIO(data))
     write_atomically(path, archive.getvalue())
-    return manifest
 
 
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield name and bytes of each regular file; refuse every other kind of entry."""
+def _entries(path: Path) -> Generator[_Entry, None, None]:
+    """Yield each regular file, not yet read; refuse every other kind of entry."""
+    with (
+        _naming_damage(path),
+        path.open("rb") as file,
+        tarfile.open(fileobj=file, mode="r:") as tar,
+    ):
+        for entry in tar:
+            _refuse_odd(path, entry)
+            yield entry.name, partial(_read, path, tar, entry)
+
+
+def _refuse_odd(path: Path, entry: tarfile.TarInfo) -> None:
+    if not entry.isreg() or entry.issparse():
+        raise BundleError(f"{path}: {entry.name!r} is not a regular file", then=_DO_NOTHING)
+    most = _MOST_BYTES.get(entry.name, MAX_FILE_BYTES)
+    if entry.size > most:
+        raise BundleError(
+            f"{path}: {entry.name!r} of {entry.size} bytes",
+            expected=f"at most {most}",
+            then=_DO_NOTHING,
+        )
+
+
+def _read(path: Path, tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
+    with _naming_damage(path):
+        stream = tar.extractfile(entry)
+        return b"" if stream is None else stream.read()
+
+
+@contextmanager
+def _naming_damage(path: Path) -> Iterator[None]:
     try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for entry in tar:
-                plain = entry.isreg() and not entry.issparse()
-                stream = tar.extractfile(entry) if plain else None
-                if stream is None:
-                    raise BundleError(
-                        f"{path}: {entry.name!r} is not a regular file", then=_DO_NOTHING
-                    )
-                most = _MOST_BYTES.get(entry.name, MAX_FILE_BYTES)
-                if entry.size > most:
-                    raise BundleError(
-                        f"{path}: {entry.name!r} of {entry.size} bytes",
-                        expected=f"at most {most}",
-                        then=_DO_NOTHING,
-                    )
-                yield entry.name, stream.read()
+        yield
     except OSError as problem:
         why = problem.strerror or str(problem)
         raise BundleError(f"{path}: cannot be read ({why})", then=_DO_NOTHING) from None
@@ -282,15 +335,40 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
         raise BundleError(
             f"{path}: not a whole uncompressed tar ({problem})", then=_DO_NOTHING
         ) from None
+    except MemoryError:
+        raise BundleError(
+            f"{path}: an entry claims more bytes than fit in memory", then=_DO_NOTHING
+        ) from None
 
 
-def _manifest_bytes(path: Path, members: Iterator[tuple[str, bytes]]) -> bytes:
-    name, raw = next(members, ("nothing", b""))
+def _opening(
+    path: Path, entries: Iterator[_Entry]
+) -> tuple[bytes, bytes | None, tuple[_Entry, ...]]:
+    """Return manifest, signature or None, and the entry that was found in the signature's place."""
+    name, read = next(entries, ("nothing", bytes))
     if name != MANIFEST:
         raise BundleError(
             f"{path}: begins with {name!r}", expected=f"{MANIFEST} first", then=_DO_NOTHING
         )
-    return raw
+    raw = read()
+    second = next(entries, None)
+    if second is None:
+        return raw, None, ()
+    name, read = second
+    return (raw, read(), ()) if name == SIGNATURE else (raw, None, (second,))
+
+
+def _check_files(path: Path, manifest: Manifest, entries: Iterable[_Entry]) -> None:
+    expected = {file.path: file for file in manifest.files}
+    for name, read in entries:
+        if name not in expected:
+            raise BundleError(
+                f"{path}: {name!r} is not listed in the manifest, or twice", then=_DO_NOTHING
+            )
+        _checked(path, expected.pop(name), read())
+    if expected:
+        missing = ", ".join(sorted(expected))
+        raise BundleError(f"{path}: missing {missing}", then=_DO_NOTHING)
 
 
 def _checked(path: Path, listed: ListedFile, data: bytes) -> bytes:
