@@ -159,6 +159,32 @@ def sign(
     command(bundle, key, passphrase_file, out)
 
 
+@app.command()
+def check(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, NAME.icecam, or a bare NAME.onnx.")],
+    tensorrt: Annotated[
+        list[str] | None,
+        typer.Option(metavar="VERSION", help="Such as 10.3; may be repeated. By default all."),
+    ] = None,
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what was found for a program.")
+    ] = False,
+) -> None:
+    """Say which TensorRT versions take a bundle's graphs, and what would fail where.
+
+    Operators and element types are held against each version's table, and what no version takes
+    is named too. Nothing runs: `icecam check` does that. Exit status 1 unless every version takes
+    the first graph.
+
+    Example: [bold]python -m export check ice.icecam --tensorrt 10.3 --tensorrt 10.16[/bold]
+    """
+    from export.commands.check import check as command
+
+    if not command(bundle, tensorrt or [], as_json=as_json):
+        raise typer.Exit(1)
+
+
 def _members(
     paths: list[Path],
 ) -> tuple[Sequence[Run], Sequence[float] | None, Sequence[float] | None]:

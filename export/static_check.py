@@ -22,11 +22,24 @@ def findings(model: onnx.ModelProto) -> list[str]:
     only as the graph's input (its one kind of consumer casts it to float) and as its outputs (each
     made by a cast from float).
     """
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    graph = inferred.graph
+    return [*graph_findings(model), *engine_findings(with_shapes(model))]
+
+
+def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with what shape inference knows of its inner tensors."""
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
+def graph_findings(model: onnx.ModelProto) -> list[str]:
+    """Return what breaks the rules of the one graph alone: one opset, bytes in, bytes out."""
+    return [*_opsets(model), *_not_bytes(model.graph)]
+
+
+def engine_findings(model: onnx.ModelProto) -> list[str]:
+    """Return what every TensorRT version refuses of a model that went through ``with_shapes``."""
+    graph = model.graph
     types = {value.name: value.type.tensor_type for value in _values(graph)}
     return [
-        *_opsets(inferred),
         *_operators(graph),
         *_dynamic(graph, types),
         *_inner_uint8(graph, types),
@@ -75,6 +88,13 @@ def _inner_uint8(graph: onnx.GraphProto, types: dict[str, onnx.TypeProto.Tensor]
             yield f"tensor {name!r} is uint8 inside the graph"
 
 
+def _not_bytes(graph: onnx.GraphProto) -> Iterator[str]:
+    for what, values in (("input", graph.input), ("output", graph.output)):
+        for value in values:
+            if value.type.tensor_type.elem_type != UINT8:
+                yield f"{what} {value.name!r} is not uint8"
+
+
 def _rim(graph: onnx.GraphProto, types: dict[str, onnx.TypeProto.Tensor]) -> Iterator[str]:
     for value in graph.input:
         yield from _input(value.name, graph, types)
@@ -86,7 +106,6 @@ def _input(
     name: str, graph: onnx.GraphProto, types: dict[str, onnx.TypeProto.Tensor]
 ) -> Iterator[str]:
     if types[name].elem_type != UINT8:
-        yield f"input {name!r} is not uint8"
         return
     consumers = [node for node in graph.node if name in node.input]
     if len(consumers) > 1:
@@ -100,7 +119,6 @@ def _output(
     name: str, graph: onnx.GraphProto, types: dict[str, onnx.TypeProto.Tensor]
 ) -> Iterator[str]:
     if types[name].elem_type != UINT8:
-        yield f"output {name!r} is not uint8"
         return
     node = next((node for node in graph.node if name in node.output), None)
     source = types.get(node.input[0]) if node is not None else None

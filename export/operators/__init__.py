@@ -1,0 +1,1 @@
+"""What each TensorRT version's ONNX parser takes: tables as data, and a graph held against them."""
