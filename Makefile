@@ -8,14 +8,15 @@ BIN := $(VENV)/bin
 FRAMES ?=
 
 # libgl1 and libglib2.0-0 are what opencv-python's wheels link to.
-TEST_PACKAGES := mosquitto mosquitto-clients systemd libgl1 libglib2.0-0
+TEST_PACKAGES := mosquitto mosquitto-clients systemd openssh-client openssh-server libgl1 libglib2.0-0
 
-.PHONY: help setup demo test check format bench demo-bundle clean
+.PHONY: help setup demo test doubles check format bench demo-bundle clean
 
 help:
 	@echo "make setup        .venv with everything: station, training, tests, checks"
 	@echo "make demo         broker, station and subscriber on this machine; FRAMES=dir for your pictures"
 	@echo "make test         all tests"
+	@echo "make doubles      what the TensorRT tests stand on, in build/doubles (2 minutes, once)"
 	@echo "make check        lint, format, types"
 	@echo "make format       let ruff lay the code out"
 	@echo "make bench        how quick training is beside bare PyTorch, and what memory it takes (15 minutes)"
@@ -28,9 +29,13 @@ demo: | $(VENV)/station
 	@scripts/need mosquitto
 	@$(BIN)/icecam demo --out build/demo $(if $(FRAMES),--frames "$(FRAMES)")
 
-test: $(VENV)/everything
+test: doubles
 	@scripts/need $(TEST_PACKAGES)
 	$(BIN)/python -m pytest
+
+doubles: $(VENV)/everything
+	@command -v c++ >/dev/null || scripts/need g++
+	@$(BIN)/python -m tests.doubles.prepare
 
 check: $(VENV)/everything
 	$(BIN)/ruff check .
