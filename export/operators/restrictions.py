@@ -1,7 +1,8 @@
 """What TensorRT's parser refuses of operators that it takes otherwise.
 
-From the restrictions column of the operator tables; where a release lifted one, its changelog says
-since when. Only what a file can show, and what icecam's networks could meet.
+From the restrictions column of the operator tables and from the importer's source at 10.6
+(ScatterND's attribute, tf_half_pixel_for_nn, most axes); where a release lifted one, its changelog
+says since when. Only what a file can show, and what icecam's networks could meet.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     Restriction: TypeAlias = Callable[[NodeProto, Reading, Release], Iterator[str]]
 
 TOPK_LIMIT = 3840
+MOST_AXES = 8
 _POOLED_RANKS = (4, 5)
 _SAMPLED_RANK = 4
 _RESIZE = {
@@ -50,6 +52,10 @@ _RESIZE = {
 
 def restrictions(node: NodeProto, reading: Reading, release: Release) -> Iterator[str]:
     """Yield why a release refuses this node, though it takes the operator."""
+    for name in (*node.input, *node.output):
+        if (rank := reading.ranks.get(name, 0)) > MOST_AXES:
+            yield f"a tensor of {rank} axes: expected at most {MOST_AXES}"
+            break
     for rule in RESTRICTIONS.get(node.op_type, ()):
         yield from rule(node, reading, release)
 
@@ -76,11 +82,6 @@ def _top_k(node: NodeProto, reading: Reading, _: Release) -> Iterator[str]:
     values = constant_values(reading, _input(node, 1))
     if values is not None and int(values.max()) >= TOPK_LIMIT:
         yield f"K is {int(values.max())}: expected less than {TOPK_LIMIT}"
-
-
-def _squeeze(node: NodeProto, _: Reading, release: Release) -> Iterator[str]:
-    if release < (11, 5) and not _input(node, 1) and "axes" not in attributes(node):
-        yield "no `axes`: expected them before TensorRT 11.5"
 
 
 def _pool(node: NodeProto, reading: Reading, _: Release) -> Iterator[str]:
@@ -158,7 +159,7 @@ RESTRICTIONS: Mapping[str, tuple[Restriction, ...]] = {
     "Pow": (_pow,),
     "Resize": (_resize,),
     "ScatterND": (_scatter_nd,),
-    "Squeeze": (_squeeze, _constant(1, "axes")),
+    "Squeeze": (_constant(1, "axes"),),
     "TopK": (_top_k,),
     "Unsqueeze": (_constant(1, "axes"),),
 }
