@@ -68,6 +68,9 @@ def _device() -> str:
 class IBuilderConfig:
     """How to build."""
 
+    builder_optimization_level: int
+    profiling_verbosity: Any
+
     def __init__(self, logger: ILogger) -> None:
         self._logger = logger
         self._limits: dict[Any, int] = {}
@@ -133,6 +136,8 @@ class IBuilderConfig:
 @present
 class Builder:
     """Compiles networks. Needs a device, but no context."""
+
+    logger: ILogger
 
     @bound(logger=ILogger)
     def __init__(self, logger: ILogger) -> None:

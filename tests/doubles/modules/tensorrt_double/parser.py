@@ -24,6 +24,8 @@ _FLAG = NetworkDefinitionCreationFlag
 class INetworkDefinition:
     """A graph. Made by a Builder, filled by an OnnxParser."""
 
+    name: str
+
     def __init__(self, flags: int) -> None:
         self._flags = flags
         self._onnx = b""

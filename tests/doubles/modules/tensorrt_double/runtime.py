@@ -33,6 +33,8 @@ _TYPES = {"float": np.float32, "float16": np.float16}
 class Runtime:
     """Loads plans. Needs a device; loading needs a current context."""
 
+    logger: ILogger
+
     @bound(logger=ILogger)
     def __init__(self, logger: ILogger) -> None:
         require_device(logger)
@@ -70,6 +72,8 @@ def _memory(error: cuda.CudaError) -> str:
 @present
 class ICudaEngine:
     """A loaded plan."""
+
+    name: str
 
     def __init__(self, logger: ILogger, plan: bytes, onnx: bytes, weights: cuda.Memory) -> None:
         self._logger = logger
@@ -151,6 +155,8 @@ class ICudaEngine:
 
 class IExecutionContext:
     """An engine at work, with addresses of its own. One thread at a time."""
+
+    engine: ICudaEngine
 
     def __init__(self, engine: ICudaEngine, scratch: cuda.Memory) -> None:
         self.engine = engine

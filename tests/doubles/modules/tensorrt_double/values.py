@@ -33,6 +33,8 @@ class ILogger(metaclass=MustInitialise):
 class Logger(ILogger):
     """Prints lines that are bad enough."""
 
+    min_severity: Severity
+
     def __init__(self, min_severity: Severity = Severity.WARNING) -> None:
         super().__init__()
         self.min_severity = min_severity
@@ -78,6 +80,10 @@ def volume(iterable: Iterable[int]) -> int:
 
 class ITensor:
     """An input or output of a network."""
+
+    name: str
+    shape: Dims
+    dtype: Any
 
     def __init__(self, name: str, shape: tuple[int, ...], dtype: Any) -> None:  # noqa: ANN401 - an enum
         self.name = name
