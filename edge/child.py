@@ -15,22 +15,25 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Literal
 
 from edge.contract.errors import IcecamError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from types import TracebackType
 
     from typing_extensions import Self
 
-Reply = tuple[Literal["answer", "refusal", "crash"], Any]
+Reply = tuple[Literal["answer", "note", "refusal", "crash"], Any]
+Tell = Callable[[object], bool]
+"""Sends a note while an answer is awaited; False once the parent wants no answer any more."""
 
 _PR_SET_PDEATHSIG = 1
 _REAP_S = 5.0
+_END_S = 1.0
 
 
 class Child:
@@ -38,6 +41,8 @@ class Child:
 
     Raises ``error`` where the child dies, hangs past a deadline or crashes: by then it was killed,
     and ``alive`` is False. An IcecamError that the child raised itself is raised here unchanged.
+
+    killed: whether somebody else's SIGKILL ended it: most likely the kernel's, for want of memory.
     """
 
     def __init__(
@@ -46,6 +51,8 @@ class Child:
         """Spawn ``python -m module``, hand it ``setup`` and wait until it is ready."""
         self._error = error
         self._name = module
+        self.killed = False
+        self._cut_off = False
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -76,16 +83,28 @@ class Child:
         """The process id."""
         return self._process.pid
 
-    def ask(self, request: object, *, deadline_s: float) -> Any:  # noqa: ANN401 - the child's own
-        """Send a request and return the reply, or kill the child at the deadline."""
+    def ask(
+        self,
+        request: object,
+        *,
+        deadline_s: float,
+        heed: Callable[[Any], None] = lambda _: None,
+    ) -> Any:  # noqa: ANN401 - the child's own
+        """Send a request and return the reply, or kill the child at the deadline.
+
+        ``heed`` is given each note that the child sends before its reply.
+        """
         late = threading.Event()
         timer = threading.Timer(deadline_s, self._cut, [late])
         timer.start()
         try:
             self._link.send(request)
             kind, value = self._link.recv()
+            while kind == "note":
+                heed(value)
+                kind, value = self._link.recv()
         except (EOFError, OSError):
-            self.close()
+            self._see_end(late)
             raise self._error(self._death(late, deadline_s)) from None
         finally:
             timer.cancel()
@@ -95,6 +114,19 @@ class Child:
         if kind == "refusal":
             raise value
         return value
+
+    def stop(self, *, grace_s: float) -> None:
+        """Have the child break off what it is asked, as soon as it can; kill it after the grace."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(grace_s)
+        self.close()
+
+    def cut(self) -> None:
+        """Kill the child from another thread than the one that asks: that one gets the error."""
+        self._cut_off = True
+        self._cut(threading.Event())
 
     def close(self) -> None:
         """Kill the child and reap it. Safe to call twice."""
@@ -126,6 +158,14 @@ class Child:
         with contextlib.suppress(OSError):  # closed meanwhile
             self._socket.shutdown(socket.SHUT_RDWR)
 
+    def _see_end(self, late: threading.Event) -> None:
+        """Let the child's own end be seen, before ``close`` would make it one of ours."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_S)
+        ours = late.is_set() or self._cut_off
+        self.killed = self._process.poll() == -signal.SIGKILL and not ours
+        self.close()
+
     def _death(self, late: threading.Event, deadline_s: float) -> str:
         if late.is_set():
             return f"{self._name} gave no answer within {deadline_s:.1f} s and was killed"
@@ -135,16 +175,17 @@ class Child:
         return f"{self._name} ended with status {status}"
 
 
-def serve(start: Callable[[Any], AbstractContextManager[Callable[[Any], object]]]) -> None:
+def serve(start: Callable[[Any, Tell], AbstractContextManager[Callable[[Any], object]]]) -> None:
     """Run the child's end until the parent hangs up.
 
-    ``start(setup)`` is a context manager that gives the function which answers each request.
+    ``start(setup, tell)`` is a context manager that gives the function which answers each request;
+    ``tell`` may be called from any thread while it does.
     """
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     _die_with(parent)
     with Connection(descriptor) as link:
         try:
-            with start(link.recv()) as answer:
+            with start(link.recv(), _teller(link)) as answer:
                 link.send(("answer", None))
                 while True:
                     link.send(_reply(answer, link.recv()))
@@ -154,6 +195,20 @@ def serve(start: Callable[[Any], AbstractContextManager[Callable[[Any], object]]
             link.send(("refusal", error))
         except Exception:  # noqa: BLE001 - the parent reports it; a child has no other voice
             link.send(("crash", traceback.format_exc(limit=-3)))
+
+
+def _teller(link: Connection) -> Tell:
+    one_at_a_time = threading.Lock()
+
+    def tell(note: object) -> bool:
+        with one_at_a_time:
+            try:
+                link.send(("note", note))
+                return not link.poll()
+            except OSError:  # the parent is gone
+                return False
+
+    return tell
 
 
 def _reply(answer: Callable[[Any], object], request: object) -> Reply:

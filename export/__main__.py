@@ -51,24 +51,41 @@ def make(  # noqa: PLR0913, PLR0917 - each is an option
             help="Figures of `train evaluate --json` for the manifest, not measured anew."
         ),
     ] = None,
+    without: Annotated[
+        list[str],
+        typer.Option(
+            "--without",
+            metavar="MEMBER",
+            help="What the fallback does without; by default members that see floes.",
+        ),
+    ] = [],  # noqa: B006 - typer's way to say none
     bundle_id: Annotated[str, typer.Option("--id", help="By default the file's name.")] = "",
     serial: Annotated[
         int | None,
         typer.Option(min=0, help="Never goes down on a station. By default the time in seconds."),
     ] = None,
+    *,
+    float32_only: Annotated[
+        bool,
+        typer.Option(help="Leave out the float16 graphs, which TensorRT compiles."),
+    ] = False,
 ) -> None:
     """Build one graph of all runs, check it against torch, and write a bundle.
 
     Runs weigh the same; an ensemble.toml of `python -m train ensemble` says what each weighs and
-    its temperature. Nothing is written unless ONNX Runtime agrees with torch on at least
-    99.9 % of the pixels of every frame together, and wherever the decision is clear.
+    its temperature. The bundle gets the graph in float32 for ONNX Runtime and in float16 for
+    TensorRT, and a fallback that does without some members: a station runs it where a TensorRT
+    refuses one of them. Nothing is written unless ONNX Runtime agrees with torch on at least
+    99.9 % of the pixels of every frame together, and wherever the decision is clear; float16 on
+    99.5 %.
 
     Example: [bold]python -m export make ensemble.toml --data scenes -o ice.icecam[/bold]
     """
     from rich.console import Console
 
-    from export.make import choose_frames, read_metrics
+    from export.frames import choose_frames
     from export.make import make as command
+    from export.metrics import read_metrics
     from train.data.dataset import read_dataset
 
     console = Console(highlight=False, soft_wrap=True)
@@ -84,6 +101,8 @@ def make(  # noqa: PLR0913, PLR0917 - each is an option
         weights=weights,
         temperatures=temperatures,
         frames=choose_frames(dataset, frames),
+        without=without,
+        float16=not float32_only,
         held_out=held_out,
         held_out_on=dataset if measurable else None,
         bundle_id=bundle_id,
@@ -95,7 +114,12 @@ def make(  # noqa: PLR0913, PLR0917 - each is an option
         f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB): bundle {manifest.id}, serial "
         f"{manifest.serial}; ONNX Runtime and torch agree on {made.agreement:.3%} of the pixels of "
         f"{made.frames} frames"
+        + ("" if made.float16 is None else f"; float16: {made.float16.describe()}")
     )
+    for member, count in made.unresolved.items():
+        console.print(
+            f"{member}: {count} overlaps of floes left unresolved on {made.frames} frames"
+        )
     if manifest.metrics is not None:
         console.print(
             f"held out ({manifest.metrics.images} images of {manifest.metrics.dataset}): mIoU "

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from functools import reduce
 from typing import TYPE_CHECKING
 
 import torch
 from segmentation_models_pytorch.decoders.pspnet.decoder import PSPBlock
 from torch import Tensor, nn
 
+from train.models.mixture import member_probabilities, mix
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from edge.contract.classes import Classes
     from edge.contract.frames import Size
+    from train.models.members import Kind
 
 
 class EnsembleGraph(nn.Module):
@@ -27,38 +30,69 @@ class EnsembleGraph(nn.Module):
     """
 
     def __init__(
-        self, members: Sequence[nn.Module], weights: Sequence[float], temperatures: Sequence[float]
+        self,
+        members: Sequence[nn.Module],
+        weights: Sequence[float],
+        temperatures: Sequence[float],
+        *,
+        kinds: Sequence[Kind],
+        class_map: Classes,
     ) -> None:
-        """Take trained members, one positive weight and one positive temperature for each."""
+        """Take trained members; of each a positive weight and temperature, and what it sees."""
         super().__init__()
         self.members = nn.ModuleList(members)
-        total = sum(weights)
-        self.shares = [weight / total for weight in weights]
+        self.weights = list(weights)
         self.temperatures = list(temperatures)
+        self.kinds: list[Kind] = list(kinds)
+        self.ice, self.water = (class_map.indices(role) for role in ("ice", "water"))
+        self.classes = len(class_map)
 
     def forward(self, frame: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Decide each pixel."""
-        mean, member_masks = self.probabilities(frame)
-        confidence, mask = mean.max(dim=1)
-        return _byte(mask), _byte(confidence * 255), _byte(member_masks)
+        pixels = planes(frame)
+        return self.decide([member(pixels) for member in self.members])
 
-    def probabilities(self, frame: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean float32 ``[1, C, H, W]`` and the members' own masks ``[M, H, W]``."""
-        pixels = frame.float().permute(0, 3, 1, 2)
-        logits = [member(pixels) for member in self.members]
-        calibrated = (
-            torch.softmax(_cooled(one, temperature), dim=1) * share
-            for share, temperature, one in zip(self.shares, self.temperatures, logits, strict=True)
+    def decide(self, outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what ``forward`` does, from what the members returned."""
+        confidence, mask = self.probabilities(outputs).max(dim=1)
+        alone = [self._alone(*one) for one in zip(outputs, self.kinds, strict=True)]
+        return to_bytes(mask), to_bytes(confidence * 255), to_bytes(torch.cat(alone))
+
+    def probabilities(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return the mean of what the members say of each pixel, float32 ``[1, C, H, W]``."""
+        return mix(
+            outputs,
+            kinds=self.kinds,
+            weights=self.weights,
+            temperatures=self.temperatures,
+            ice=self.ice,
+            water=self.water,
+            classes=self.classes,
         )
-        return reduce(torch.add, calibrated), torch.cat([one.argmax(dim=1) for one in logits])
+
+    def _alone(self, output: Tensor, kind: Kind) -> Tensor:
+        """Return a member's own mask ``[1, H, W]``, as its ``decide`` does."""
+        if kind == "surfaces":
+            return output.argmax(dim=1)
+        (probabilities,) = member_probabilities(
+            [output],
+            kinds=[kind],
+            weights=[1.0],
+            temperatures=[1.0],
+            ice=self.ice,
+            water=self.water,
+            classes=self.classes,
+        )
+        return probabilities.argmax(dim=1)
 
 
-def _cooled(logits: Tensor, temperature: float) -> Tensor:
-    """Divide by the temperature; at 1 the graph has no such step."""
-    return logits if temperature == 1 else logits / temperature
+def planes(frame: Tensor) -> Tensor:
+    """Return a frame uint8 ``[1, H, W, 3]`` as members take it, float32 ``[1, 3, H, W]``."""
+    return frame.float().permute(0, 3, 1, 2)
 
 
-def _byte(values: Tensor) -> Tensor:
+def to_bytes(values: Tensor) -> Tensor:
+    """Round to uint8: float until the last step, as TensorRT wants it."""
     return values.float().round().clamp(0, 255).to(torch.uint8)
 
 

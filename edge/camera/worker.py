@@ -11,6 +11,7 @@ from edge.child import serve
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from edge.child import Tell
     from edge.config import FolderCamera
     from edge.contract.frames import Frame
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def start(config: FolderCamera) -> Iterator[Callable[[Request], str | Frame]]:
+def start(config: FolderCamera, _: Tell) -> Iterator[Callable[[Request], str | Frame]]:
     """Open the camera; a request is what to do and the cursor to do it with."""
     camera = open_camera(config)
 

@@ -239,8 +239,38 @@ class CameraHealth(Message):
     last_fault_at: Moment | None
 
 
+class Certification(Message):
+    """How an engine did on a bundle's golden frames, against the answers stored there.
+
+    mask_agreement, member_agreement: share of pixels alike, of the member that agrees least;
+    least_class_iou: over pixels that were no close call, ``least_class`` has it; null where no
+    class was seen; coverage_difference: of ice_pixel_fraction, the largest of any frame;
+    not_numbers: pixels whose confidence no probabilities can have; shortfalls: bars that were
+    missed, in words.
+    """
+
+    engine: Word
+    graph: str
+    bundle_sha256: Sha256
+    at: Moment
+    passed: bool
+    frames: Annotated[int, Field(gt=0)]
+    mask_agreement: Fraction
+    member_agreement: Fraction
+    least_class_iou: Fraction | None
+    least_class: str | None
+    coverage_difference: Fraction
+    not_numbers: Count
+    median_s: Annotated[float, Field(ge=0)]
+    slowest_s: Annotated[float, Field(ge=0)]
+    shortfalls: tuple[str, ...] = ()
+
+
 class EngineHealth(Message):
-    """The engine worker. ``restarts`` counts since the daemon started."""
+    """The engine worker. ``restarts`` counts since the daemon started.
+
+    certifications: of the engines that were made for this bundle on this station, newest last.
+    """
 
     state: Word
     engine: Word | None
@@ -248,6 +278,7 @@ class EngineHealth(Message):
     degraded: str = "none"
     restarts: Count
     detail: str | None
+    certifications: tuple[Certification, ...] = ()
 
 
 class HealthMessage(Message):

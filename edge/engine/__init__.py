@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from edge import __version__
 from edge.contract.errors import BundleError, ConfigError, EngineError
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
     import numpy.typing as npt
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
     from edge.contract.frames import Pixels, Size
     from edge.contract.masks import Mask
 
-BackendName = Literal["ort"]
+BackendName = Literal["ort", "trt"]
+
+INPUT = "frame"
+OUTPUTS = ("mask", "confidence", "member_masks")
+"""What every graph takes and gives, by name (see ``Answer``)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,13 +93,23 @@ class Engine:
         """Stretch a uint8 ``(h, w, 3)`` BGR frame of any size to the bundle's and segment it.
 
         Raises ConfigError where the stretch is stronger than the bundle allows, EngineError where
-        the graph fails or answers out of shape.
+        the graph fails, answers out of shape, or answers what are not numbers.
         """
         began = time.perf_counter()
         size = (self.manifest.input.height, self.manifest.input.width)
         frame = resize(pixels, size, max_anisotropy=self.manifest.input.max_anisotropy)
+        found = self.answer(frame)
+        self._require_numbers(found.answer)
+        return replace(found, latency_s=time.perf_counter() - began)
+
+    def answer(self, frame: Pixels) -> Segmentation:
+        """Segment a uint8 BGR frame of exactly the bundle's size, whatever the answer is worth.
+
+        Raises EngineError where the graph fails or answers out of shape.
+        """
+        began = time.perf_counter()
         answer = self._backend.run(frame)
-        self._check(answer, size)
+        self._require_shapes(answer, (self.manifest.input.height, self.manifest.input.width))
         return Segmentation(
             answer=answer,
             graph=self.graph.name,
@@ -102,7 +117,7 @@ class Engine:
             latency_s=time.perf_counter() - began,
         )
 
-    def _check(self, answer: Answer, size: Size) -> None:
+    def _require_shapes(self, answer: Answer, size: Size) -> None:
         shapes = {
             "mask": (answer.mask, size),
             "confidence": (answer.confidence, size),
@@ -121,6 +136,25 @@ class Engine:
                 f"graph {self.graph.name!r} answers class {highest}",
                 expected=f"classes below {classes}",
             )
+
+    def _require_numbers(self, answer: Answer) -> None:
+        least = least_confidence(len(self.manifest.class_map))
+        broken = int(np.count_nonzero(answer.confidence < least))
+        if broken:
+            raise EngineError(
+                f"graph {self.graph.name!r} answers {broken} pixels with a confidence down to "
+                f"{answer.confidence.min()} of 255",
+                expected=f"at least {least}, which the likeliest of the classes always has: these "
+                "are not numbers (NaN)",
+            )
+
+
+def least_confidence(classes: int) -> int:
+    """Return the least of 255 that a confidence can be, rounding allowed for.
+
+    The likeliest of n classes has a probability of at least 1/n. A NaN becomes 0 as it is cast.
+    """
+    return 255 // classes - 2
 
 
 def resize(pixels: Pixels, size: Size, *, max_anisotropy: float = 1.2) -> Pixels:
@@ -152,23 +186,36 @@ def refuse_distortion(frame: Size, size: Size, *, max_anisotropy: float) -> None
         )
 
 
-def open_engine(bundle: Bundle, *, backend: BackendName = "ort", graph: str = "") -> Engine:
+def open_engine(
+    bundle: Bundle,
+    *,
+    backend: BackendName = "ort",
+    graph: str = "",
+    cache: Path | None = None,
+) -> Engine:
     """Load a graph of a bundle, by default its first (the full ensemble).
 
+    cache: where this machine keeps the engines it compiled, for the backend trt.
     Raises BundleError where the bundle asks for what this version cannot do, EngineError where the
-    name is unknown or the backend refuses the graph.
+    name is unknown, the backend refuses the graph, or no certified engine was compiled here.
     """
-    _require_able(bundle)
+    require_able(bundle)
+    chosen = graph_of(bundle, graph or bundle.manifest.graphs[0].name)
+    return Engine(bundle.manifest, chosen, backend, _BACKENDS[backend](bundle, chosen, cache))
+
+
+def graph_of(bundle: Bundle, name: str) -> Graph:
+    """Return a graph of a bundle by its name. Raises EngineError, listing those there are."""
     graphs = {found.name: found for found in bundle.manifest.graphs}
-    chosen = graphs.get(graph or bundle.manifest.graphs[0].name)
-    if chosen is None:
+    if name not in graphs:
         raise EngineError(
-            f"{bundle.path}: no graph {graph!r}", expected=f"one of {', '.join(graphs)}"
+            f"{bundle.path}: no graph {name!r}", expected=f"one of {', '.join(graphs)}"
         )
-    return Engine(bundle.manifest, chosen, backend, _BACKENDS[backend](bundle, chosen))
+    return graphs[name]
 
 
-def _require_able(bundle: Bundle) -> None:
+def require_able(bundle: Bundle) -> None:
+    """Raise BundleError where a bundle asks for what this version of icecam cannot do."""
     needed = bundle.manifest.min_icecam
     if _version(needed) > _version(__version__):
         raise BundleError(
@@ -185,10 +232,16 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(".")))
 
 
-def _load_ort(bundle: Bundle, graph: Graph) -> Backend:
+def _load_ort(bundle: Bundle, graph: Graph, _: Path | None) -> Backend:
     from edge.engine.ort import OrtBackend  # noqa: PLC0415 - loads onnxruntime
 
     return OrtBackend(bundle.read(graph.file), where=f"{bundle.path}: {graph.file}")
 
 
-_BACKENDS = {"ort": _load_ort}
+def _load_trt(bundle: Bundle, graph: Graph, cache: Path | None) -> Backend:
+    from edge.engine.trt.certified import load_certified  # noqa: PLC0415 - loads TensorRT
+
+    return load_certified(bundle, graph, cache)
+
+
+_BACKENDS = {"ort": _load_ort, "trt": _load_trt}

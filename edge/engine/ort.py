@@ -8,13 +8,11 @@ import numpy as np
 import onnxruntime
 
 from edge.contract.errors import EngineError
-from edge.engine import Answer
+from edge.engine import INPUT, OUTPUTS, Answer
 
 if TYPE_CHECKING:
     from edge.contract.frames import Pixels
 
-INPUT = "frame"
-OUTPUTS = ("mask", "confidence", "member_masks")
 _ERRORS_ONLY = 3
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from edge.child import Tell
     from edge.contract.frames import Pixels
     from edge.engine import Segmentation
 
@@ -70,7 +71,7 @@ class EngineWorker:
 
 
 @contextmanager
-def start(setup: EngineSetup) -> Iterator[Callable[[Pixels], Segmentation]]:
+def start(setup: EngineSetup, _: Tell) -> Iterator[Callable[[Pixels], Segmentation]]:
     """Open bundle and engine in the child; each request is a frame."""
     bundle = open_bundle(setup.bundle)
     if bundle.sha256 != setup.sha256:

@@ -14,7 +14,7 @@ from train.evaluate.evaluation import evaluate, pool
 from train.evaluate.record import read_evaluation, write_json
 from train.predict import Predictor, open_predictor
 from train.progress import counting
-from train.recipe.steps import ensembles_of
+from train.recipe.steps import ENSEMBLE, ensemble_of
 from train.runs import read_run
 
 if TYPE_CHECKING:
@@ -33,16 +33,15 @@ Opened = Callable[[], AbstractContextManager[Predictor]]
 
 def weigh(recipe: Recipe, folder: Path, dataset: Dataset, console: Console) -> None:
     """Weigh the members of a folder on the dataset's validation split, once."""
-    for name, members in ensembles_of(recipe).items():
-        file = ensemble_file(folder, name)
-        if not file.exists():
-            console.print(f"weighing {name} of {folder}", highlight=False)
-            runs = [read_run(folder / member.name) for member in members]
-            weigh_runs(runs, file, dataset=dataset, console=console)
+    file = ensemble_file(folder)
+    if not file.exists():
+        console.print(f"weighing the ensemble of {folder}", highlight=False)
+        runs = [read_run(folder / member.name) for member in ensemble_of(recipe)]
+        weigh_runs(runs, file, dataset=dataset, console=console)
 
 
 def judge(recipe: Recipe, fold: Fold, console: Console) -> dict[str, Evaluation]:
-    """Measure ensembles, members and baselines on the images that a fold holds out."""
+    """Measure the ensemble, members and baselines on the images that a fold holds out."""
     dataset = fold.source.open()
     weigh(recipe, fold.folder, dataset, console)
     (fold.folder / "evaluation").mkdir(exist_ok=True)
@@ -66,9 +65,9 @@ def pool_folds(out: Path, judged: Sequence[dict[str, Evaluation]]) -> dict[str, 
     return pooled
 
 
-def ensemble_file(folder: Path, name: str) -> Path:
-    """Return where an ensemble's weights lie."""
-    return folder / f"{name}.toml"
+def ensemble_file(folder: Path) -> Path:
+    """Return where the ensemble's weights lie."""
+    return folder / f"{ENSEMBLE}.toml"
 
 
 def figures_file(folder: Path, predictor: str) -> Path:
@@ -77,8 +76,7 @@ def figures_file(folder: Path, predictor: str) -> Path:
 
 
 def _predictors(recipe: Recipe, fold: Fold, dataset: Dataset) -> Iterator[tuple[str, Opened]]:
-    for name in ensembles_of(recipe):
-        yield name, partial(open_predictor, ensemble_file(fold.folder, name))
+    yield ENSEMBLE, partial(open_predictor, ensemble_file(fold.folder))
     for member in recipe.member:
         yield member.name, partial(open_predictor, fold.folder / member.name)
     if "otsu" in recipe.evaluation.baselines:

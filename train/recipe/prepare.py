@@ -12,7 +12,7 @@ from train.data.check import check_split
 from train.data.dataset import DATASET, read_dataset
 from train.progress import counting
 from train.recipe.file import find_dataset, read_recipe
-from train.recipe.steps import Places, Source, ensembles_of, final_source, folds_of
+from train.recipe.steps import Places, Source, final_source, folds_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,7 +81,6 @@ def _check(recipe: Recipe, places: Places, console: Console) -> None:
                 recipe.choice_of(member),
                 recipe.settings_of(member, stage),
             )
-    ensembles_of(recipe)
     choice = recipe.choice_of(recipe.member[0])
     counts = check_data(dataset, choice, console=console)
     for fold in folds_of(recipe, places):

@@ -13,7 +13,7 @@ from train.data.dataset import DATA_FOLDER
 from train.recipe.judge import ensemble_file, figures_file, judge, pool_folds, weigh
 from train.recipe.prepare import prepare
 from train.recipe.report import print_report, write_report
-from train.recipe.steps import ensembles_of, final_folder, final_source, fits_of, folds_of
+from train.recipe.steps import ENSEMBLE, final_folder, final_source, fits_of, folds_of
 from train.recipe.work import do_fits
 
 if TYPE_CHECKING:
@@ -91,10 +91,9 @@ def _bundle(recipe: Recipe, places: Places, console: Console) -> Path:
     if out.exists():
         console.print(f"{out} is there already", highlight=False)
         return out
-    ensemble = list(ensembles_of(recipe))[-1]
-    command = [sys.executable, "-m", "export", "make", str(ensemble_file(folder, ensemble))]
+    command = [sys.executable, "-m", "export", "make", str(ensemble_file(folder))]
     command += ["--data", str(places.dataset), "-o", str(out)]
-    command += ["--metrics", str(figures_file(places.out, ensemble))]
+    command += ["--metrics", str(figures_file(places.out, ENSEMBLE))]
     environment = dict(os.environ)
     if places.data is not None:
         environment[DATA_FOLDER] = str(places.data.absolute())

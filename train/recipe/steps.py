@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from edge.contract.errors import ConfigError
 from train.data.dataset import read_dataset
 from train.data.splits import groups_of, hold_out, keep_all
-from train.models.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
     from train.fit.plan import Choice, Settings
     from train.recipe.file import Recipe, RecipeMember
 
-ENSEMBLE, WITHOUT_FLOES = "ensemble", "ensemble-without-floes"
+ENSEMBLE = "ensemble"
 Splitting = Literal["own", "all", "hold-out"]
 
 
@@ -143,24 +141,6 @@ def final_folder(recipe: Recipe, places: Places) -> Path:
 def ensemble_of(recipe: Recipe) -> tuple[RecipeMember, ...]:
     """Return the members that decide together."""
     return tuple(member for member in recipe.member if not member.compared_with)
-
-
-def ensembles_of(recipe: Recipe) -> dict[str, tuple[RecipeMember, ...]]:
-    """Return the ensembles to weigh by name, that of the bundle last.
-
-    A member that sees floes has no graph yet: the bundle's ensemble is without it, and has weights
-    and figures of its own. Raises ConfigError where no member is left.
-    """
-    members = ensemble_of(recipe)
-    surfaces = tuple(m for m in members if ARCHITECTURES[m.architecture].kind == "surfaces")
-    if not surfaces:
-        raise ConfigError(
-            "nothing but members that see floes, which have no graph yet",
-            expected="at least one other member, for the bundle",
-        )
-    if surfaces == members:
-        return {ENSEMBLE: members}
-    return {ENSEMBLE: members, WITHOUT_FLOES: surfaces}
 
 
 def _before(recipe: Recipe, places: Places, member: RecipeMember, depth: int) -> Fit:

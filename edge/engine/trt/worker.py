@@ -1,0 +1,92 @@
+"""What touches the GPU while an engine is made, in a process of its own: ask, build, certify."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from edge.child import serve
+from edge.contract.bundle import open_bundle
+from edge.contract.errors import EngineError
+from edge.contract.files import write_atomically
+from edge.engine import Engine, graph_of
+from edge.engine.certify import replay_golden
+from edge.engine.trt.build import build_plan
+from edge.engine.trt.device import find_device
+from edge.engine.trt.orders import Ask, Build, Built, Certify, Order
+from edge.engine.trt.run import TrtBackend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from edge.child import Tell
+    from edge.contract.bundle import Bundle
+    from edge.contract.messages import Certification
+
+
+@contextmanager
+def start(_: None, tell: Tell) -> Iterator[Callable[[Order], object]]:
+    """Answer orders, one after the other."""
+
+    def answer(order: Order) -> object:
+        match order:
+            case Ask():
+                return find_device()
+            case Build():
+                return _build(order, tell)
+            case Certify():
+                return _certify(order)
+
+    yield answer
+
+
+def _build(order: Build, tell: Tell) -> Built:
+    bundle = _same_bundle(order)
+    graph = graph_of(bundle, order.graph)
+    began = time.monotonic()
+    built = build_plan(
+        bundle.read(graph.file),
+        where=f"{bundle.path}: {graph.file}",
+        workspace_bytes=order.workspace_bytes,
+        timings=order.timings,
+        tell=tell,
+    )
+    build_s = time.monotonic() - began
+    try:
+        write_atomically(order.plan, built.plan)
+    except OSError as problem:
+        raise EngineError(
+            f"{order.plan}: the engine of {len(built.plan) >> 20} MiB cannot be written "
+            f"({problem.strerror})",
+            expected="room for it",
+            then="The engine of before stays.",
+        ) from None
+    return Built(
+        plan_sha256=hashlib.sha256(built.plan).hexdigest(),
+        plan_bytes=len(built.plan),
+        build_s=build_s,
+        timings=built.timings,
+    )
+
+
+def _certify(order: Certify) -> Certification:
+    bundle = _same_bundle(order)
+    graph = graph_of(bundle, order.graph)
+    backend = TrtBackend(order.plan.read_bytes(), where=f"{order.plan}")
+    with Engine(bundle.manifest, graph, "trt", backend) as engine:
+        return replay_golden(bundle, engine).certification(engine, bundle)
+
+
+def _same_bundle(order: Build | Certify) -> Bundle:
+    bundle = open_bundle(order.bundle)
+    if bundle.sha256 != order.bundle_sha256:
+        raise EngineError(
+            f"{order.bundle} changed meanwhile", expected=f"manifest {order.bundle_sha256[:12]}…"
+        )
+    return bundle
+
+
+if __name__ == "__main__":
+    serve(start)

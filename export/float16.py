@@ -1,0 +1,276 @@
+"""float32 → float16: the networks' layers in half the bytes, decisions and geometry as they were.
+
+Kept in float32: what comes after the members' last layers (softmax, mean, argmax), what Mask R-CNN
+does with boxes, and every node whose result grew near the end of float16's range on the frames that
+were tried. The conversion itself is ONNX Runtime's.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.transformers import float16
+from onnxruntime.transformers.onnx_model import OnnxModel
+
+from edge.contract.errors import BundleError
+from edge.engine import INPUT
+from edge.engine.certify import Bars, judge
+from edge.engine.ort import OrtBackend
+from export.to_onnx import require_static
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from edge.contract.classes import Classes
+    from edge.contract.frames import Pixels
+    from edge.engine.certify import Verdict
+    from edge.engine.golden import GoldenAnswer
+
+LARGEST = 65504.0
+"""Of float16 (IEEE 754)."""
+SAFETY = 8
+"""How many times larger than on the frames tried a value may become."""
+SMALLEST = 1e-7
+"""What is nearer to 0 becomes this: float16's own smallest is 6e-8."""
+
+FLOAT16_BARS = Bars(
+    mask=0.995,
+    members=0.97,
+    confidence=0.0,
+    class_iou=0.0,
+    coverage_difference=0.002,
+    close_call=0.05,
+    clear_disagreements=True,
+)
+"""What the float16 graph must reach in ONNX Runtime against torch's float32, to be in a bundle."""
+
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm"})
+_BETWEEN_LAYERS = frozenset({"Relu", "Clip", "HardSwish", "LeakyRelu"})
+_GEOMETRY = frozenset({"RoiAlign", "TopK"})
+
+
+def to_float16(model: onnx.ModelProto, frames: Sequence[Pixels]) -> onnx.ModelProto:
+    """Return the graph with float16 inside; uint8 in and out stay as they are.
+
+    frames: uint8 BGR of the graph's size, on which to see how large values become.
+    """
+    kept = decisions(model) | boxes(model)
+    kept |= overflowing(model, frames, among={node.name for node in model.graph.node} - kept)
+    return convert(model, kept)
+
+
+def convert(model: onnx.ModelProto, kept: Collection[str]) -> onnx.ModelProto:
+    """Return the graph with float16 inside, but for the nodes named in ``kept``.
+
+    Raises BundleError where what comes out breaks a rule of ``static_check`` or of ONNX.
+    """
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    half = float16.convert_float_to_float16(
+        whole,
+        min_positive_val=SMALLEST,
+        max_finite_val=LARGEST,
+        keep_io_types=True,
+        op_block_list=[],
+        node_block_list=sorted(kept),
+    )
+    wrapped = OnnxModel(half)
+    wrapped.topological_sort()
+    result = cast("onnx.ModelProto", wrapped.model)
+    del result.graph.value_info[:]
+    _drop_round_trips(result)
+    try:
+        onnx.checker.check_model(result, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as problem:
+        raise BundleError(
+            f"the float16 graph is not valid ONNX ({str(problem).splitlines()[0]})"
+        ) from None
+    require_static(result)
+    return result
+
+
+def _drop_round_trips(model: onnx.ModelProto) -> None:
+    """Take out, in place, casts from float32 to float16 and back.
+
+    The conversion lays them between any two nodes that stay float32, where they would only round.
+    """
+    graph = model.graph
+    kinds = _element_types(model)
+    made_by = {name: node for node in graph.node for name in node.output}
+    instead: dict[str, str] = {}
+    for back in graph.node:
+        there = made_by.get(back.input[0]) if _casts(back, TensorProto.FLOAT) else None
+        if there is not None and _casts(there, TensorProto.FLOAT16):
+            source = there.input[0]
+            if kinds.get(source) == TensorProto.FLOAT:
+                instead[back.output[0]] = source
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            while name in instead:
+                name = instead[name]  # noqa: PLW2901 - one round trip may follow another
+            node.input[position] = name
+    _drop_unused(graph)
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Take out, in place, casts whose result nobody uses any more."""
+    while True:
+        used = {name for node in graph.node for name in node.input}
+        used |= {value.name for value in graph.output}
+        unused = [n for n in graph.node if n.op_type == "Cast" and not used.intersection(n.output)]
+        if not unused:
+            return
+        for node in unused:
+            graph.node.remove(node)
+
+
+def _element_types(model: onnx.ModelProto) -> dict[str, int]:
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    values = (*inferred.input, *inferred.value_info, *inferred.output)
+    return {value.name: value.type.tensor_type.elem_type for value in values}
+
+
+def _casts(node: onnx.NodeProto, kind: int) -> bool:
+    return node.op_type == "Cast" and any(a.name == "to" and a.i == kind for a in node.attribute)
+
+
+def decisions(model: onnx.ModelProto) -> set[str]:
+    """Return the nodes after the members' last layers: none of them leads to a layer any more."""
+    weights = {one.name for one in model.graph.initializer}
+    needed: set[str] = set()
+    after: set[str] = set()
+    for node in reversed(model.graph.node):
+        if _is_layer(node, weights) or needed.intersection(node.output):
+            needed.update(node.input)
+        else:
+            after.add(node.name)
+    return after
+
+
+def boxes(model: onnx.ModelProto) -> set[str]:
+    """Return the nodes that work with boxes: the first that sorts, and all after it but layers."""
+    weights = {one.name for one in model.graph.initializer}
+    derived: set[str] = set()
+    found: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type not in _GEOMETRY and not derived.intersection(node.input):
+            continue
+        derived.update(node.output)
+        if not _is_layer(node, weights) and node.op_type not in _BETWEEN_LAYERS:
+            found.add(node.name)
+    return found
+
+
+def _is_layer(node: onnx.NodeProto, weights: Collection[str]) -> bool:
+    if node.op_type in _LAYERS:
+        return True
+    return node.op_type == "MatMul" and any(name in weights for name in node.input)
+
+
+def overflowing(
+    model: onnx.ModelProto, frames: Sequence[Pixels], *, among: Collection[str]
+) -> set[str]:
+    """Return the nodes whose result or weights float16 may not hold, of those named."""
+    limit = LARGEST / SAFETY
+    large = {name for name, value in largest_values(model, frames, among).items() if value > limit}
+    heavy = {
+        one.name
+        for one in model.graph.initializer
+        if one.data_type == TensorProto.FLOAT
+        and float(np.abs(numpy_helper.to_array(one)).max(initial=0)) > limit
+    }
+    return large | {
+        node.name
+        for node in model.graph.node
+        if node.name in among and heavy.intersection(node.input)
+    }
+
+
+def largest_values(
+    model: onnx.ModelProto, frames: Sequence[Pixels], among: Collection[str]
+) -> dict[str, float]:
+    """Return the largest magnitude that each node gave on any frame, infinite where not a number.
+
+    Of nodes that give floats alone, in the graph's order.
+    """
+    watched = onnx.shape_inference.infer_shapes(model)
+    kinds = _element_types(watched)
+    floats = {TensorProto.FLOAT, TensorProto.FLOAT16}
+    nodes = [
+        node
+        for node in watched.graph.node
+        if node.name in among and kinds.get(node.output[0]) in floats
+    ]
+    outputs = [f"largest of {node.output[0]}" for node in nodes]
+    for node, name in zip(nodes, outputs, strict=True):
+        watched.graph.node.extend(_watch(node.output[0], name))
+    del watched.graph.output[:]
+    watched.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, []) for name in outputs
+    )
+    session = onnxruntime.InferenceSession(
+        watched.SerializeToString(), _options(), providers=["CPUExecutionProvider"]
+    )
+    found = [session.run(None, {INPUT: frame[np.newaxis]}) for frame in frames]
+    return {
+        node.name: max(_magnitude(values[position]) for values in found)
+        for position, node in enumerate(nodes)
+    }
+
+
+def _watch(tensor: str, name: str) -> Iterator[onnx.NodeProto]:
+    yield helper.make_node("Cast", [tensor], [f"{name} wide"], to=TensorProto.FLOAT)
+    yield helper.make_node("Abs", [f"{name} wide"], [f"{name} size"])
+    yield helper.make_node("ReduceMax", [f"{name} size"], [name], keepdims=0)
+
+
+def _magnitude(value: np.float32) -> float:
+    return math.inf if np.isnan(value) else float(value)
+
+
+def _options() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return options
+
+
+def require_equal(
+    half: onnx.ModelProto,
+    frames: Sequence[Pixels],
+    answers: Sequence[GoldenAnswer],
+    class_map: Classes,
+    *,
+    where: str,
+) -> Verdict:
+    """Run frames through the float16 graph in ONNX Runtime and compare with float32's answers.
+
+    Raises BundleError where it falls short, with the operator that overflowed where one did.
+    """
+    backend = OrtBackend(half.SerializeToString(), where=where)
+    verdict = judge(
+        ((backend.run(frame), stored, 0.0) for frame, stored in zip(frames, answers, strict=True)),
+        class_map,
+        FLOAT16_BARS,
+    )
+    if not verdict.passed:
+        raise BundleError(
+            f"{where}: float16 does not answer as float32: {'; '.join(verdict.shortfalls)}; "
+            + first_overflow(half, frames),
+            then="Nothing was written; --float32-only leaves the float16 graph out.",
+        )
+    return verdict
+
+
+def first_overflow(half: onnx.ModelProto, frames: Sequence[Pixels]) -> str:
+    """Name the first node whose result is no finite number on one of the frames."""
+    values = largest_values(half, frames, {node.name for node in half.graph.node})
+    kinds = {node.name: node.op_type for node in half.graph.node}
+    for name, value in values.items():
+        if not math.isfinite(value):
+            return f"{kinds[name]} {name!r} overflowed float16 (largest {LARGEST:.0f})"
+    return "no operator overflowed"
