@@ -136,7 +136,8 @@ class Trust:
 
     def _trusted_ones(self) -> str:
         ids = [key.id for key in self.keys if key.id not in self.revoked]
-        return f"a signature by {_named(ids)}" if ids else "a signature by a key in trusted_keys"
+        named = f"key {' or '.join(ids)}" if ids else "a key in trusted_keys"
+        return f"a signature by {named}"
 
 
 def read_trust(section: BundleSection) -> Trust:

@@ -170,6 +170,8 @@ def test_a_bundle_signed_by_a_trusted_key_is_opened_and_names_the_key(signed: Pa
 
 def test_an_unsigned_bundle_is_opened_only_where_that_is_allowed(unsigned: Path) -> None:
     refused(lambda: open_trusted(unsigned, trust(OLD)), str(unsigned), "is not signed", OLD_ID)
+    either = f"expected a signature by key {OLD_ID} or {NEW_ID}, or allow_unsigned"
+    refused(lambda: open_trusted(unsigned, trust(OLD, NEW)), either)
     bundle = open_trusted(unsigned, trust(OLD, allow_unsigned=True))
     assert (bundle.signature, bundle.signed_by) == (None, None)
     assert describe_signature(bundle) == "not signed"
@@ -239,6 +241,7 @@ def test_while_keys_change_over_a_bundle_of_both_serves_old_and_new_stations(
     assert open_trusted(signed, trust(OLD)).signed_by == OLD_ID
     assert open_trusted(signed, trust(NEW)).signed_by == NEW_ID
     assert open_trusted(signed, trust(NEW, STRANGER)).signed_by == NEW_ID
+    assert open_trusted(signed, trust(NEW, OLD)).signed_by == OLD_ID  # the first in the bundle
     after = trust(OLD, NEW, revoked=(OLD_ID,))
     assert open_trusted(signed, after).signed_by == NEW_ID
 

@@ -6,6 +6,8 @@ import gzip
 import hashlib
 import io
 import json
+import subprocess
+import sys
 import tarfile
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -148,6 +150,46 @@ def test_a_signature_as_the_second_entry_is_kept_and_changes_nothing_else(good: 
     assert content(signed) == FILES
 
 
+def test_whoever_verifies_is_asked_once_with_the_raw_bytes_and_has_the_say(
+    good: Path, fields: dict[str, Any]
+) -> None:
+    asked: list[tuple[bytes, bytes | None]] = []
+
+    def verify(raw: bytes, signature: bytes | None) -> str | None:
+        asked.append((raw, signature))
+        return None if signature is None else "somebody"
+
+    assert open_bundle(good, verify=verify).signed_by is None
+    signed = good.with_name("signed.icecam")
+    write_bundle(signed, fields, FILES, sign=lambda raw: raw[:9])
+    assert open_bundle(signed, verify=verify).signed_by == "somebody"
+    (_, raw), *_rest = entries(good)
+    assert asked == [(raw, None), (raw, raw[:9])]
+    assert open_bundle(signed).raw == raw
+    assert open_bundle(signed).signed_by is None
+
+    def refuse(_raw: bytes, _signature: bytes | None) -> str | None:
+        raise BundleError("never seen")
+
+    with pytest.raises(BundleError, match="never seen"):
+        open_bundle(good, verify=refuse)
+
+
+def test_the_signature_s_place_is_right_after_the_manifest(
+    good: Path, fields: dict[str, Any]
+) -> None:
+    write_bundle(good, fields, FILES, sign=lambda _: b"me")
+    assert [name for name, _ in entries(good)] == ["manifest.json", "manifest.sig", *sorted(FILES)]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "manifest.sig"])
+def test_a_file_may_not_bear_the_name_of_manifest_or_signature(
+    tmp_path: Path, fields: dict[str, Any], name: str
+) -> None:
+    with pytest.raises(BundleError, match=f"repeated .'{name}'"):
+        write_bundle(tmp_path / "b.icecam", fields, {**FILES, name: b"x"})
+
+
 @pytest.mark.parametrize("size", [MAX_SIGNATURE_BYTES + 1])
 def test_a_signature_out_of_place_or_too_large_is_refused(good: Path, size: int) -> None:
     manifest, *rest = entries(good)
@@ -285,6 +327,31 @@ def test_an_entry_that_claims_eight_gigabytes_is_refused(good: Path) -> None:
     raw[at : at + 512] = header.tobuf(tarfile.USTAR_FORMAT)
     good.write_bytes(raw)
     assert "ensemble.onnx" in refused(good)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_that_claims_more_than_there_is_memory_is_refused(
+    tmp_path: Path, kind: bytes
+) -> None:
+    header = tarfile.TarInfo("x")
+    header.type = kind
+    header.size = 8 * 1024**3 - 1
+    path = tmp_path / "bomb.icecam"
+    path.write_bytes(header.tobuf(tarfile.USTAR_FORMAT) + bytes(1024))
+    code = """
+import pathlib, resource, sys
+from edge.contract.bundle import open_bundle
+from edge.contract.errors import BundleError
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+try:
+    open_bundle(pathlib.Path(sys.argv[1]))
+except BundleError as refused:
+    print(refused)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "bomb.icecam: an entry claims more bytes than fit in memory" in done.stdout
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, lambda raw: b"PK\x03\x04" + raw])
