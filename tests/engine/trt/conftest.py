@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from tests.doubles import places
+from tests.doubles.child import Child
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,3 +77,8 @@ def cuda_report(cuda_report_path: Path) -> CudaReport:
         return [json.loads(line) for line in cuda_report_path.read_text().splitlines()]
 
     return read
+
+
+@pytest.fixture
+def child(trt_env: TrtEnv, tmp_path: Path) -> Child:
+    return Child(trt_env, tmp_path)
