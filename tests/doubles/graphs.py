@@ -30,11 +30,14 @@ def _graph(*nodes: onnx.NodeProto, outputs: Mapping[str, int]) -> bytes:
         ],
     )
     opset = helper.make_opsetid("", 20)
-    return helper.make_model(made, opset_imports=[opset], ir_version=10).SerializeToString()
+    model = helper.make_model(made, opset_imports=[opset], ir_version=10)
+    return bytes(model.SerializeToString())
 
 
 def _node(kind: str, given: str, made: str, **attributes: list[int] | int) -> onnx.NodeProto:
-    return helper.make_node(kind, given.split(), [made], name=f"{kind} of {made}", **attributes)
+    made_node = helper.make_node(kind, given.split(), [made], name=f"{kind} of {made}")
+    made_node.attribute.extend(helper.make_attribute(*one) for one in attributes.items())
+    return made_node
 
 
 def small() -> bytes:

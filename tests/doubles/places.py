@@ -1,8 +1,13 @@
-"""Where the prepared doubles lie: each in a folder whose name changes with what it is made of."""
+"""Where the prepared doubles lie: each in a folder whose name changes with what it is made of.
+
+``eval "$(python -m tests.doubles.places)"`` lets a shell's programs find them.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,3 +68,16 @@ def missing() -> list[Path]:
     """The folders that preparation has still to make."""
     bindings = [binding.folder for binding in BINDINGS if binding.available]
     return [path for path in (PYCUDA, LIBCUDA, NVINFER, *bindings) if not path.is_dir()]
+
+
+def search_paths() -> dict[str, str]:
+    """Return the variables by which a process finds the doubles, before what it finds already."""
+    ours = {"PYTHONPATH": (MODULES, PYCUDA), "LD_LIBRARY_PATH": (LIBCUDA,)}
+    return {
+        name: os.pathsep.join(filter(None, (*map(str, folders), os.environ.get(name))))
+        for name, folders in ours.items()
+    }
+
+
+if __name__ == "__main__":
+    print("export", *(f"{name}={shlex.quote(value)}" for name, value in search_paths().items()))

@@ -32,6 +32,7 @@ COMPILE = ("cc", "-std=gnu11", "-O1", "-shared", "-fPIC", "-pthread", "-Wall", "
 SONAMES = ("libnvinfer.so", "libnvinfer_plugin.so", "libnvonnxparser.so")
 MAJORS = (10, 11)
 LOG_LINES = 15
+UNFINISHED = "unfinished-"
 
 
 class PreparationError(Exception):
@@ -57,6 +58,9 @@ def main() -> int:
 
 def prepare() -> None:
     """Make each folder that is missing, in the order in which they need each other."""
+    outdated = set(places.BUILD.glob("lib*-*")) - {places.LIBCUDA, places.NVINFER}
+    for left_behind in (*places.BUILD.rglob(f"{UNFINISHED}*"), *outdated):
+        shutil.rmtree(left_behind)
     _require_compilers()
     _make(places.NVINFER, "stand-ins for TensorRT's libraries", _build_nvinfer)
     for binding in places.BINDINGS:
@@ -84,7 +88,7 @@ def _make(folder: Path, what: str, build: Callable[[Path], None]) -> None:
 
 @contextlib.contextmanager
 def _temporary(parent: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="unfinished-", dir=parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=parent) as folder:
         yield Path(folder)
 
 
@@ -121,11 +125,8 @@ def _pip(*arguments: str | Path, **more: str) -> None:
 
 def _compile(to: Path, *sources: Path, soname: str, include: Path | None = None) -> None:
     where = [f"-I{include}"] if include else []
-    deprecated = "-Wno-deprecated-declarations"
-    _run(
-        *(*COMPILE, deprecated, *where, f"-Wl,-soname,{soname}", "-o", to, *sources),
-        then="The C compiler refused a double: mend it.",
-    )
+    options = [*COMPILE, "-Wno-deprecated-declarations", *where, f"-Wl,-soname,{soname}"]
+    _run(*options, "-o", to, *sources, then="The C compiler refused a double: mend it.")
 
 
 def _build_nvinfer(to: Path) -> None:

@@ -49,12 +49,9 @@ def trt_env(prepared_doubles: None, cuda_report_path: Path) -> TrtEnv:  # noqa: 
     """
 
     def make(*faults: str, **settings: str | int) -> dict[str, str]:
-        modules = [str(places.MODULES), str(places.PYCUDA), os.environ.get("PYTHONPATH", "")]
-        libraries = [str(places.LIBCUDA), os.environ.get("LD_LIBRARY_PATH", "")]
         return {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, modules)),
-            "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
+            **places.search_paths(),
             "ICECAM_TRT_DOUBLE": ",".join(faults),
             "ICECAM_CUDA_DOUBLE_REPORT": str(cuda_report_path),
             **{SETTINGS[name]: str(value) for name, value in settings.items()},
