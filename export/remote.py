@@ -54,14 +54,14 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 "$python" -m export.trt --help >/dev/null 3<&- || { printf '%s unfit %s\n' "$mark" "$?"; exit; }
 printf '%s ready %s %s\n' "$mark" "$here" "$(df -Pk "$here" | tail -n 1)"
-read -r word <&3 && [ "$word" = go ] || exit
+read -r go <&3 || exit
 """
 # setsid makes the build lead a process group, so that its children get the signals too. The build
 # runs in the foreground because a shell starts what runs in the background deaf to SIGINT.
 _BUILD = r"""
 send() { kill -s "$1" -- "-$build" || kill -s "$1" "$build"; }
 (
-  while read -r word; do :; done <&3
+  while read -r more; do :; done <&3
   until build=$(cat "$here/pid") && [ -n "$build" ]; do sleep 1; done
   send INT
   while [ "$grace_s" -gt 0 ]; do sleep 1; grace_s=$((grace_s - 1)); done
@@ -127,7 +127,7 @@ def _files(paths: Sequence[Path]) -> list[_File]:
     """Name what is copied. Raises ConfigError."""
     files = []
     for number, path in enumerate(paths):
-        if not path.is_file() or not os.access(path, os.R_OK):
+        if not os.access(path, os.R_OK) or not path.is_file():
             raise ConfigError(
                 f"{path} is not a file that can be read",
                 expected="a file to copy",
@@ -208,7 +208,8 @@ def _supervised(link: Link, script: bytes, mark: str) -> Iterator[_Shell]:
     """Start the supervising shell, and let it end in the end."""
     process = link.shell()
     with cast("IO[bytes]", process.stdout):
-        shell = _Shell(process=process, tail=Tail(process.stderr), mark=mark)
+        tail = Tail(cast("IO[bytes]", process.stderr))
+        shell = _Shell(process=process, tail=tail, mark=mark)
         try:
             shell.send(script)
             yield shell

@@ -1,7 +1,7 @@
 """A connection to another machine by the system's own ssh and scp.
 
 It is opened in the foreground, so that ssh can ask for a password once; all that follows shares it.
-Host keys are always checked.
+Host keys are always checked. A link that falls silent counts as lost after a minute.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections import deque
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from edge.contract.errors import ConfigError, EngineError
 
@@ -192,7 +192,7 @@ def _run(command: list[str], *, stdout: int) -> tuple[int, Tail]:
     process = subprocess.Popen(  # noqa: S603 - fixed words and a host that was checked
         command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE
     )
-    tail = Tail(process.stderr)
+    tail = Tail(cast("IO[bytes]", process.stderr))
     try:
         return process.wait(), tail
     except BaseException:
@@ -240,7 +240,7 @@ def _not_connected(remote: Remote, tail: Tail) -> EngineError:
 class Tail:
     """What a program says on stderr: passed on to ours, its last lines kept."""
 
-    def __init__(self, stream: IO[bytes] | None) -> None:
+    def __init__(self, stream: IO[bytes]) -> None:
         """Read until the stream ends, in a thread."""
         self._kept: deque[str] = deque(maxlen=_KEPT_LINES)
         self._thread = threading.Thread(target=self._read, args=[stream], daemon=True)

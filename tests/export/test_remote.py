@@ -24,6 +24,7 @@ import pytest
 
 from edge.contract.errors import ConfigError, EngineError, IcecamError
 from export.remote import Remote, run_there
+from export.ssh import _OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -135,11 +136,11 @@ class Station:
         until_true(lambda: not list(self.temporary.iterdir()), "the removal of the folder")
         until_true(lambda: not of_sshd(self.sshd.pid), "the end of the connection", 30)
 
-    def cut(self) -> None:
-        """Kill every process of sshd that serves a connection, as a dead link would."""
+    def cut(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to every process of sshd that serves a connection; by default end it."""
         for pid in of_sshd(self.sshd.pid):
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, number)
 
 
 def until_true(holds: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
@@ -542,9 +543,8 @@ def test_habits_in_the_ssh_configuration_do_not_get_in_the_way(
         "RemoteCommand": "tmux attach",
         "ControlMaster": "no",
         "ControlPath": "none",
-        "LogLevel": "QUIET",
         "StrictHostKeyChecking": "no",
-        "LocalForward": f"{station.port} {LOOPBACK}:1",
+        "LocalForward": f"{LOOPBACK}:{station.port} {LOOPBACK}:1",
         "ExitOnForwardFailure": "yes",
         "PermitLocalCommand": "yes",
         "LocalCommand": f"touch {station.notes}/local",
@@ -574,7 +574,7 @@ def test_an_unknown_host_key_is_refused_even_where_the_configuration_would_take_
 def test_a_changed_host_key_is_refused_by_name(station: Station, bundle: Path) -> None:
     other = keygen(station.folder / "other")
     (station.folder / "known_hosts").write_text(f"[{LOOPBACK}]:{station.port} {other}")
-    error = refused(station, bundle, StrictHostKeyChecking="no")
+    error = refused(station, bundle, StrictHostKeyChecking="no", LogLevel="QUIET")
     assert str(error).startswith("the host key of jetson has CHANGED")
 
 
@@ -651,6 +651,22 @@ def test_a_connection_that_is_cut_stops_the_build_and_is_named(
 
     with pytest.raises(EngineError, match="the connection to jetson was lost"):
         run_there(station.configured(), bundle, [], heed=heed)
+    station.assert_nothing_is_left()
+
+
+def test_a_connection_that_falls_silent_is_named_and_its_build_stopped_once_it_is_noticed(
+    station: Station, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_OPTIONS, "ServerAliveInterval", "1")
+    monkeypatch.setitem(_OPTIONS, "ServerAliveCountMax", "1")
+    station.plays('tell("phase")\ntime.sleep(300)', child=True)
+
+    def heed(_event: dict[str, Any]) -> None:
+        station.cut(signal.SIGSTOP)
+
+    with pytest.raises(EngineError, match="the connection to jetson was lost"):
+        run_there(station.configured(), bundle, [], heed=heed)
+    station.cut(signal.SIGCONT)
     station.assert_nothing_is_left()
 
 
