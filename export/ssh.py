@@ -118,7 +118,7 @@ class Link:
         It is out of the terminal's reach: Ctrl-C does not end it.
         """
         return subprocess.Popen(  # noqa: S603 - fixed words and a host that was checked
-            ["ssh", *self._options, "--", self.remote.login, "exec sh"],  # noqa: S607 - the system's
+            ["ssh", *self._options, "--", self.remote.login, "exec sh"],  # noqa: S607 - from PATH
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
