@@ -117,6 +117,29 @@ def check(
 
 
 @app.command()
+def bench(
+    bundle: BundleFile = DEMO_BUNDLE,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Where compiled engines lie; by default those of export.trt."),
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Frames to time on each rung.")] = 20,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Time what can run a bundle on this machine, and say how equal each is to its golden frames.
+
+    The rungs are those of a station: TensorRT engines that were compiled here (python -m
+    export.trt BUNDLE), then ONNX Runtime. Exit status 1 where one of them does not answer as it
+    should.
+    """
+    from edge.commands.bench import bench as command
+
+    if not command(bundle, cache, repeats=repeats, as_json=as_json):
+        raise typer.Exit(1)
+
+
+@app.command()
 def watch(
     broker: Annotated[str, typer.Argument(help="Such as mqtt://127.0.0.1:1883")],
     station: Annotated[str, typer.Option(help="Only this station.")] = "+",

@@ -19,6 +19,9 @@ from pydantic import (
 from edge.contract.boundary import parse, read_toml
 from edge.contract.messages import Identifier
 
+ENGINES = "engines"
+"""Where in ``state_dir`` the engines lie that the station compiled."""
+
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -71,6 +74,18 @@ class BundleSection(_Section):
     revoked: tuple[Revoked, ...] = ()
 
 
+class EngineSection(_Section):
+    """What runs the bundle's graphs.
+
+    backend: ``trt`` compiles them with TensorRT on this machine and certifies the engine before it
+    serves; ``ort`` is ONNX Runtime on the CPU; ``auto`` is ``trt`` where TensorRT is installed.
+    workspace_mib: the memory that TensorRT may try kernels with.
+    """
+
+    backend: Literal["auto", "ort", "trt"] = "auto"
+    workspace_mib: Annotated[int, Field(ge=64)] = 1024
+
+
 class BrokerSection(_Section):
     """Where observations go."""
 
@@ -121,6 +136,7 @@ class StationConfig(_Section):
 
     station: StationSection
     bundle: BundleSection
+    engine: EngineSection = EngineSection()
     broker: BrokerSection = BrokerSection()
     cameras: Annotated[tuple[FolderCamera, ...], Field(min_length=1)]
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from edge import __version__
 from edge.clock import boot_id, utc_now
+from edge.config import ENGINES
 from edge.contract.messages import CameraInfo, InfoMessage
-from edge.engine.worker import EngineSetup, EngineWorker
+from edge.engine.ladder import Ladder
 from edge.geometry import region_id
 from edge.health import HealthBook
 from edge.outbox import Outbox
@@ -51,8 +52,8 @@ class Daemon:
             self._bundle = open_trusted(section.path, read_trust(section))
             log.info("%s: %s", section.path, describe_signature(self._bundle))
             self._outbox = stack.enter_context(closing(Outbox(self._config.station.state_dir)))
-            setup = EngineSetup(bundle=self._config.bundle.path, sha256=self._bundle.sha256)
-            self._engine = stack.enter_context(closing(EngineWorker(setup)))
+            self._engine = stack.enter_context(closing(self._ladder()))
+            self._engine.start()
             self._health = HealthBook(list(self._cameras))
             publisher = Publisher(
                 self._config.broker.address, self._config.station.id, self._outbox, self
@@ -66,6 +67,14 @@ class Daemon:
             schedule.start()
             stack.callback(schedule.stop)
             self._serve(publisher)
+
+    def _ladder(self) -> Ladder:
+        return Ladder(
+            self._bundle,
+            self._config.engine.backend,
+            cache=self._config.station.state_dir / ENGINES,
+            workspace_bytes=self._config.engine.workspace_mib << 20,
+        )
 
     def info(self) -> bytes:
         """Return the info payload."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge.contract.messages import ModelInfo
-    from edge.engine.worker import EngineWorker
+    from edge.engine.ladder import Ladder
     from edge.observation import NotSeen
     from edge.outbox import Outbox
 
@@ -52,7 +52,7 @@ class HealthBook:
                 self._engine_fault = observation.detail
 
     def message(
-        self, station: str, outbox: Outbox, engine: EngineWorker, state_dir: Path
+        self, station: str, outbox: Outbox, engine: Ladder, state_dir: Path
     ) -> HealthMessage:
         """Return the health message of this moment."""
         disk = shutil.disk_usage(state_dir)
@@ -85,12 +85,14 @@ class HealthBook:
             engine=self._engine_health(engine),
         )
 
-    def _engine_health(self, engine: EngineWorker) -> EngineHealth:
+    def _engine_health(self, engine: Ladder) -> EngineHealth:
         state = "failed" if self._engine_fault else "ready" if self._model else "not_started"
         return EngineHealth(
             state=state,
             engine=self._model.engine if self._model else None,
             graph=self._model.graph if self._model else None,
-            restarts=max(0, engine.starts - 1),
+            degraded=engine.degraded,
+            restarts=engine.restarts,
             detail=self._engine_fault,
+            certifications=engine.certifications,
         )

@@ -204,6 +204,7 @@ def model_info(bundle: Bundle, segmentation: Segmentation | None) -> ModelInfo:
         sha256=bundle.sha256,
         graph=segmentation.graph if segmentation else None,
         engine=segmentation.engine if segmentation else None,
+        degraded=segmentation.degraded if segmentation else "none",
     )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edge.contract.bundle import Bundle
     from edge.contract.errors import IcecamError
     from edge.contract.frames import Frame, TimeSource
-    from edge.engine.worker import EngineWorker
+    from edge.engine.ladder import Ladder
     from edge.health import HealthBook
     from edge.outbox import Outbox
 
@@ -28,7 +28,7 @@ class Station:
     """The engine and the outbox of one station, and the cycle that joins them with a camera."""
 
     def __init__(
-        self, name: str, bundle: Bundle, engine: EngineWorker, outbox: Outbox, health: HealthBook
+        self, name: str, bundle: Bundle, engine: Ladder, outbox: Outbox, health: HealthBook
     ) -> None:
         """Take parts that are already open; whoever opened them closes them."""
         self._name = name

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from edge.commands.wording import certified
+from edge.config import ENGINES
 from edge.contract.errors import ConfigError, EngineError, IcecamError
-from edge.engine import open_engine
-from edge.engine.certify import AGREEMENT_FLOOR, replay_golden
+from edge.engine import graph_of, open_engine
+from edge.engine.certify import replay_golden
+from edge.engine.ladder import rungs
 from edge.signing import (
     Trust,
     describe_signature,
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from edge.config import FolderCamera, StationConfig
     from edge.contract.bundle import Bundle
     from edge.engine.certify import Verdict
+    from edge.engine.ladder import Wanted
 
 
 def check_station(path: Path) -> bool:
@@ -38,6 +42,7 @@ def check_station(path: Path) -> bool:
     config = read_config(path)
     _good(f"config {path}: station {config.station.id}, {len(config.cameras)} cameras")
     checks: list[Callable[[], str]] = [lambda: _state_dir(config), lambda: _bundle(config)]
+    checks += [lambda: _engine(config)]
     checks += [partial(_camera, camera) for camera in config.cameras]
     checks += [lambda: _broker(config)]
     return all([_try(check) for check in checks])  # noqa: C419 - every check is to run
@@ -57,6 +62,38 @@ def _bundle(config: StationConfig) -> str:
     return _replayed(open_trusted(config.bundle.path, read_trust(config.bundle)))
 
 
+def _engine(config: StationConfig) -> str:
+    bundle = open_trusted(config.bundle.path, read_trust(config.bundle))
+    folder = config.station.state_dir / ENGINES
+    return _compiled(bundle, config.engine.backend, folder)
+
+
+def _compiled(bundle: Bundle, wanted: Wanted, folder: Path) -> str:
+    """Say what would serve, and how the engine did that lies here. Builds nothing."""
+    best, *others = rungs(bundle.manifest, wanted)
+    if not others:
+        return f"engine: graph {best.graph} on ONNX Runtime, on the CPU"
+    from edge.engine.trt.cache import EngineCache  # noqa: PLC0415 - only where it is wanted
+    from edge.engine.trt.certified import Maker, origin_of  # noqa: PLC0415 - the same
+
+    cache = EngineCache(folder)
+    device = Maker(cache=cache).device()
+    origin = origin_of(bundle, graph_of(bundle, best.graph), device)
+    refused = cache.refused(origin, bundle.sha256)
+    if refused is not None:
+        raise EngineError(
+            f"engine of graph {best.graph} ({device.describe()}): {certified(refused)}",
+            then="It was laid aside, and the next rung serves.",
+        )
+    sidecar, why = cache.find(origin)
+    if sidecar is None:
+        return (
+            f"engine of graph {best.graph} ({device.describe()}): {why}; the station builds it as "
+            f"it runs, or now: python -m export.trt {bundle.path} --cache {folder}"
+        )
+    return f"engine of graph {best.graph} ({device.describe()}): {certified(sidecar.certification)}"
+
+
 def _replayed(bundle: Bundle) -> str:
     with open_engine(bundle) as engine:
         verdict = replay_golden(bundle, engine)
@@ -68,9 +105,7 @@ def _replayed(bundle: Bundle) -> str:
     )
     if not verdict.passed:
         raise EngineError(
-            told,
-            expected=f"at least {AGREEMENT_FLOOR:.1%} and no clear disagreement",
-            then="Do not trust this engine's masks.",
+            f"{told}; {'; '.join(verdict.shortfalls)}", then="Do not trust this engine's masks."
         )
     return f"{told}; {describe_signature(bundle)}"
 

@@ -44,12 +44,16 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segmentation:
-    """An answer, what gave it, and how long resize and graph took together."""
+    """An answer, what gave it, and how long resize and graph took together.
+
+    degraded: the word for the rung of the ladder that gave it, where that was not the best.
+    """
 
     answer: Answer
     graph: str
     engine: BackendName
     latency_s: float
+    degraded: str = "none"
 
 
 class Backend(Protocol):

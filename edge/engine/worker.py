@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from edge.child import Tell
     from edge.contract.frames import Pixels
-    from edge.engine import Segmentation
+    from edge.engine import BackendName, Segmentation
 
 START_DEADLINE_S = 120.0
 SEGMENT_DEADLINE_S = 60.0
@@ -25,10 +26,16 @@ SEGMENT_DEADLINE_S = 60.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineSetup:
-    """What the worker opens; ``sha256`` is the manifest's that the daemon has seen."""
+    """What the worker opens; ``sha256`` is the manifest's that the daemon has seen.
+
+    graph: by default the full ensemble's; cache: where this machine's compiled engines lie.
+    """
 
     bundle: Path
     sha256: str
+    backend: BackendName = "ort"
+    graph: str = ""
+    cache: Path | None = None
 
 
 class EngineWorker:
@@ -73,14 +80,17 @@ class EngineWorker:
 @contextmanager
 def start(setup: EngineSetup, _: Tell) -> Iterator[Callable[[Pixels], Segmentation]]:
     """Open bundle and engine in the child; each request is a frame."""
-    bundle = open_bundle(setup.bundle)
-    if bundle.sha256 != setup.sha256:
-        raise EngineError(
-            f"{setup.bundle} changed since the station started",
-            expected=f"manifest {setup.sha256[:12]}…",
-            then="Restart the station to run the new one.",
-        )
-    with open_engine(bundle) as engine:
+
+    def same(manifest: bytes, _: bytes | None) -> None:
+        if hashlib.sha256(manifest).hexdigest() != setup.sha256:
+            raise EngineError(
+                f"{setup.bundle} changed since the station started",
+                expected=f"manifest {setup.sha256[:12]}…",
+                then="Restart the station to run the new one.",
+            )
+
+    bundle = open_bundle(setup.bundle, verify=same)
+    with open_engine(bundle, backend=setup.backend, graph=setup.graph, cache=setup.cache) as engine:
         yield engine.segment
 
 

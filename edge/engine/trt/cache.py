@@ -87,19 +87,12 @@ class EngineCache:
     """A private folder of engines, one per graph. Writers hold ``building`` meanwhile."""
 
     def __init__(self, folder: Path) -> None:
-        """Make the folder, or find it. Raises EngineError where others can get at it."""
+        """Take a folder that may be yet to be made. Raises EngineError where others can open it."""
         self.folder = folder
         self._quarantine = folder / "quarantine"
         self._unfinished = folder / "unfinished"
-        try:
-            for one in (folder, self._quarantine, self._unfinished):
-                one.mkdir(mode=0o700, parents=True, exist_ok=True)
-                _require_private(one)
-        except OSError as problem:
-            raise EngineError(
-                f"the engines' folder {folder} cannot be used ({problem.strerror})",
-                expected="a folder to write to, or --cache with another",
-            ) from None
+        if folder.exists():
+            _require_private(folder)
 
     def find(self, wanted: Origin) -> tuple[Sidecar | None, str]:
         """Return what lies beside a graph's plan that can be loaded here, or why there is none."""
@@ -192,8 +185,10 @@ class EngineCache:
     def building(self, waiting: Callable[[], None]) -> Iterator[None]:
         """Be the only one that builds here; ``waiting`` is called where another does already.
 
-        What a build that was killed left behind is removed.
+        What a build that was killed left behind is removed. Raises EngineError where the folder
+        cannot be made or written to.
         """
+        self._make()
         with (self.folder / "lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -203,6 +198,18 @@ class EngineCache:
             for left in self._unfinished.iterdir():
                 left.unlink()
             yield
+
+    def _make(self) -> None:
+        try:
+            for one in (self.folder, self._quarantine, self._unfinished):
+                one.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _require_private(one)
+            (self.folder / "lock").touch()
+        except OSError as problem:
+            raise EngineError(
+                f"the engines' folder {self.folder} cannot be used ({problem.strerror})",
+                expected="a folder to write to, or --cache with another",
+            ) from None
 
     def _plan(self, name: str) -> Path:
         return self.folder / (name + _PLAN)

@@ -34,6 +34,15 @@ _STOP_S = 20.0
 """How long a build that is broken off may take to save its timings."""
 
 
+class NotEqualError(EngineError):
+    """An engine was built and does not answer as the golden frames say; ``certification`` says."""
+
+    def __init__(self, found: str, *, certification: Certification, then: str) -> None:
+        """Keep the verdict beside the message."""
+        super().__init__(found, then=then)
+        self.certification = certification
+
+
 class _DiedError(EngineError):
     """The process that was asked crashed or hung: so would whatever loads the same plan."""
 
@@ -172,6 +181,8 @@ class Maker:
 
     def _ask(self, order: Order, deadline_s: float) -> Any:  # noqa: ANN401 - each order's own
         """Have one order done by a process of its own, so that its memory is free afterwards."""
+        if self._stopped:
+            raise EngineError("broken off")
         with Child(_MODULE, None, error=EngineError, start_deadline_s=_START_S) as child:
             self._child = child
             try:
@@ -240,9 +251,10 @@ def _no_answer(bundle: Bundle, graph: Graph, problem: EngineError) -> Certificat
     )
 
 
-def _failed(graph: Graph, verdict: Certification, then: str) -> EngineError:
-    return EngineError(
+def _failed(graph: Graph, verdict: Certification, then: str) -> NotEqualError:
+    return NotEqualError(
         f"the engine of graph {graph.name!r} does not answer as the bundle's golden frames say: "
         + "; ".join(verdict.shortfalls),
+        certification=verdict,
         then=then,
     )

@@ -80,12 +80,14 @@ def _certify(order: Certify) -> Certification:
 
 
 def _same_bundle(order: Build | Certify) -> Bundle:
-    bundle = open_bundle(order.bundle)
-    if bundle.sha256 != order.bundle_sha256:
-        raise EngineError(
-            f"{order.bundle} changed meanwhile", expected=f"manifest {order.bundle_sha256[:12]}…"
-        )
-    return bundle
+    def same(manifest: bytes, _: bytes | None) -> None:
+        if hashlib.sha256(manifest).hexdigest() != order.bundle_sha256:
+            raise EngineError(
+                f"{order.bundle} changed meanwhile",
+                expected=f"manifest {order.bundle_sha256[:12]}…",
+            )
+
+    return open_bundle(order.bundle, verify=same)
 
 
 if __name__ == "__main__":

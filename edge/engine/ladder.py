@@ -1,0 +1,187 @@
+"""The station's engine: the best rung that is ready, while better ones are made beside it.
+
+Full ensemble on TensorRT → fallback on TensorRT → full ensemble on ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal
+
+from edge.contract.errors import EngineError
+from edge.engine import BackendName, graph_of
+from edge.engine.worker import EngineSetup, EngineWorker
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edge.contract.bundle import Bundle, Graph, Manifest
+    from edge.contract.frames import Pixels
+    from edge.contract.messages import Certification
+    from edge.engine import Segmentation
+    from edge.engine.trt.certified import Maker
+    from edge.engine.trt.device import Device
+
+log = logging.getLogger(__name__)
+
+Wanted = Literal["auto", "ort", "trt"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rung:
+    """What runs which graph. degraded: the word that is published for it, none for the best."""
+
+    backend: BackendName
+    graph: str
+    degraded: str
+
+
+def rungs(manifest: Manifest, wanted: Wanted) -> tuple[Rung, ...]:
+    """Return the rungs of a station, best first; ``auto``: TensorRT where it is installed."""
+    full = manifest.graphs[0]
+    if wanted == "ort" or (wanted == "auto" and find_spec("tensorrt") is None):
+        return (Rung(backend="ort", graph=full.name, degraded="none"),)
+    compiled = tuple(
+        Rung(
+            backend="trt",
+            graph=graph.name,
+            degraded="none" if graph.members == full.members else "fallback",
+        )
+        for graph in to_compile(manifest)
+    )
+    return (*compiled, Rung(backend="ort", graph=full.name, degraded="onnxruntime"))
+
+
+def to_compile(manifest: Manifest) -> list[Graph]:
+    """Return the graphs that TensorRT is to compile, best first.
+
+    Of each ensemble the float16 graph, or the float32 one where there is no other: a graph's own
+    precision is the engine's.
+    """
+    best: dict[tuple[str, ...], Graph] = {}
+    for graph in manifest.graphs:
+        if graph.members not in best or graph.precision == "float16":
+            best[graph.members] = graph
+    return list(best.values())
+
+
+class Ladder:
+    """Segments on the best rung that is certified and holds; says which it is.
+
+    One thread segments. Engines that TensorRT is to compile are made on another, once, when
+    ``start`` is called: minutes on a small board, in which the last rung serves.
+    """
+
+    def __init__(
+        self, bundle: Bundle, wanted: Wanted, *, cache: Path, workspace_bytes: int
+    ) -> None:
+        """Begin on the last rung; nothing is started yet."""
+        self._bundle = bundle
+        self._cache = cache
+        self._workspace_bytes = workspace_bytes
+        self._rungs = rungs(bundle.manifest, wanted)
+        self._ready = [self._rungs[-1]]
+        self._serving: Rung | None = None
+        self._worker: EngineWorker | None = None
+        self._maker: Maker | None = None
+        self._making: threading.Thread | None = None
+        self._closed = False
+        self._restarts = 0
+        self.certifications: tuple[Certification, ...] = ()
+
+    @property
+    def degraded(self) -> str:
+        """The word for the rung that would serve now."""
+        return self._best().degraded
+
+    @property
+    def restarts(self) -> int:
+        """How often a worker had to be started again on its rung."""
+        return self._restarts + max(0, self._worker.starts - 1 if self._worker else 0)
+
+    def start(self) -> None:
+        """Make what the better rungs need, on a thread of its own."""
+        if len(self._rungs) > 1:
+            self._making = threading.Thread(target=self._make, name="engines", daemon=True)
+            self._making.start()
+
+    def segment(self, pixels: Pixels) -> Segmentation:
+        """Segment a uint8 ``(h, w, 3)`` BGR frame; a rung that fails gives way to the next.
+
+        Raises EngineError where the last one fails too, and what ``EngineWorker.segment`` does.
+        """
+        while True:
+            rung = self._best()
+            try:
+                segmentation = self._worker_on(rung).segment(pixels)
+            except EngineError as problem:
+                if rung == self._rungs[-1]:
+                    raise
+                log.warning("%s failed: %s; the next rung serves", rung.graph, problem)
+                self._ready.remove(rung)
+            else:
+                return replace(segmentation, degraded=rung.degraded)
+
+    def close(self) -> None:
+        """End the worker and what is being made. Safe to call twice."""
+        self._closed = True
+        if self._maker is not None:
+            self._maker.stop()
+        if self._worker is not None:
+            self._worker.close()
+
+    def _best(self) -> Rung:
+        return min(self._ready, key=self._rungs.index)
+
+    def _worker_on(self, rung: Rung) -> EngineWorker:
+        if self._worker is None or self._serving != rung:
+            if self._worker is not None:
+                self._restarts += max(0, self._worker.starts - 1)
+                self._worker.close()
+            setup = EngineSetup(
+                bundle=self._bundle.path,
+                sha256=self._bundle.sha256,
+                backend=rung.backend,
+                graph=rung.graph,
+                cache=self._cache,
+            )
+            self._worker, self._serving = EngineWorker(setup), rung
+            log.info("graph %s runs on %s", rung.graph, rung.backend)
+        return self._worker
+
+    def _make(self) -> None:
+        """Make the engine of the best rung that can be had."""
+        from edge.engine.trt.cache import EngineCache  # noqa: PLC0415 - only where it is wanted
+        from edge.engine.trt.certified import Maker  # noqa: PLC0415 - the same
+
+        try:
+            self._maker = Maker(
+                cache=EngineCache(self._cache),
+                workspace_bytes=self._workspace_bytes,
+                say=lambda told: log.info("engine: %s", told),
+            )
+            device = self._maker.device()
+        except EngineError as problem:
+            log.warning("no TensorRT engine: %s; ONNX Runtime serves", problem)
+            return
+        log.info("engines for %s", device.describe())
+        any(self._made(self._maker, rung, device) for rung in self._rungs[:-1])
+
+    def _made(self, maker: Maker, rung: Rung, device: Device) -> bool:
+        """Make a rung's engine; return whether to stop there."""
+        from edge.engine.trt.certified import NotEqualError  # noqa: PLC0415 - as above
+
+        try:
+            made = maker.make(self._bundle, graph_of(self._bundle, rung.graph), device)
+        except EngineError as problem:
+            if not self._closed:
+                log.warning("no engine of graph %s: %s", rung.graph, problem)
+            if isinstance(problem, NotEqualError):
+                self.certifications += (problem.certification,)
+            return self._closed
+        self.certifications += (made.certification,)
+        self._ready.append(rung)
+        return True
