@@ -1,7 +1,6 @@
 /* Contexts, what is allocated, what is queued, and the report. */
 #include <fcntl.h>
 #include <pthread.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

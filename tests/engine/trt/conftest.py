@@ -49,8 +49,9 @@ def trt_env(prepared_doubles: None, cuda_report_path: Path) -> TrtEnv:  # noqa: 
     """
 
     def make(*faults: str, **settings: str | int) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if "_DOUBLE" not in name}
         return {
-            **os.environ,
+            **inherited,
             **places.search_paths(),
             "ICECAM_TRT_DOUBLE": ",".join(faults),
             "ICECAM_CUDA_DOUBLE_REPORT": str(cuda_report_path),

@@ -134,8 +134,10 @@ def test_slow_is_slow_and_hanging_never_ends(child: Child) -> None:
     began = time.monotonic()
     child.run(ANSWER, "slow=2", "slow-build=2")
     assert time.monotonic() - began > 4
-    with pytest.raises(subprocess.TimeoutExpired):
-        child.end(ANSWER, "hang", timeout=4)
+    code = ANSWER.replace("rig.queue()", "(tell('begun'), rig.queue())")
+    with pytest.raises(subprocess.TimeoutExpired) as hung:
+        child.end(code, "hang", timeout=6)
+    assert "begun" in str(hung.value.output)
 
 
 def test_a_builder_hears_no_signal_before_it_is_done(child: Child) -> None:
