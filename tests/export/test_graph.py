@@ -12,6 +12,7 @@ from segmentation_models_pytorch.decoders.pspnet.decoder import PSPBlock
 from torch import Tensor, nn
 
 from export.graph import EnsembleGraph, MatrixPool, PyramidBranch, with_static_pooling
+from tests.train.classes import classes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,6 +102,19 @@ def in_numpy(
     return np.average(calibrated, axis=0, weights=weights), logits
 
 
+def ensemble(
+    members: list[nn.Module], weights: list[float], temperatures: list[float], *, classes: int
+) -> EnsembleGraph:
+    """Members that see surfaces."""
+    return EnsembleGraph(
+        members,
+        weights,
+        temperatures,
+        kinds=["surfaces"] * len(members),
+        class_map=classes_of(classes),
+    )
+
+
 def answer(graph: EnsembleGraph, frame: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ...]:
     with torch.inference_mode():
         return tuple(one.numpy() for one in graph(torch.from_numpy(frame[None])))
@@ -120,8 +134,8 @@ def test_the_ensemble_is_softmax_mean_and_argmax_with_weights_and_temperatures(
     random = np.random.default_rng(21)
     matrices: list[Floats] = [random.normal(0, 0.01, (4, 3)) for _ in range(3)]
     frame = random.integers(0, 256, (32, 40, 3), np.uint8)
-    members = [Linear(matrix) for matrix in matrices]
-    mask, confidence, member_masks = answer(EnsembleGraph(members, weights, temperatures), frame)
+    graph = ensemble([Linear(matrix) for matrix in matrices], weights, temperatures, classes=4)
+    mask, confidence, member_masks = answer(graph, frame)
     mean, logits = in_numpy(frame, matrices, weights, temperatures)
     assert (mask.dtype, confidence.dtype, member_masks.dtype) == (np.uint8,) * 3
     assert (mask.shape, member_masks.shape) == ((1, 32, 40), (3, 32, 40))
@@ -140,7 +154,7 @@ def test_a_member_s_weight_decides_where_members_disagree() -> None:
     first, second = np.zeros((2, 3)), np.zeros((2, 3))
     first[0], second[1] = 0.01, 0.01  # logits (3, 0) and (0, 3): 0.953 against 0.953
     for weights, expected in (([2.0, 1.0], 0), ([1.0, 2.0], 1)):
-        graph = EnsembleGraph([Linear(first), Linear(second)], weights, [1.0, 1.0])
+        graph = ensemble([Linear(first), Linear(second)], weights, [1.0, 1.0], classes=2)
         mask, confidence, members = answer(graph, frame)
         assert mask.item() == expected
         # 2/3 * 0.95257 + 1/3 * 0.04743 = 0.65086, times 255 = 165.97
@@ -154,13 +168,42 @@ def test_a_temperature_softens_a_member_and_never_changes_its_own_decision() -> 
     matrix[1] = 0.01  # logits (0, 3)
     confidences = []
     for temperature in (0.5, 1.0, 10.0):
-        mask, confidence, members = answer(
-            EnsembleGraph([Linear(matrix)], [1.0], [temperature]), frame
-        )
+        graph = ensemble([Linear(matrix)], [1.0], [temperature], classes=2)
+        mask, confidence, members = answer(graph, frame)
         assert (mask.item(), members.item()) == (1, 1)
         confidences.append(confidence.item())
     # 255 / (1 + exp(-3 / t)) for t = 0.5, 1, 10
     assert confidences == [254, 243, 146]
+
+
+def test_a_member_of_floes_says_ice_and_shares_out_the_rest_as_the_others_do() -> None:
+    """Classes other, water, ice; in numpy, pixel by pixel."""
+    random = np.random.default_rng(22)
+    surfaces: Floats = random.normal(0, 0.01, (3, 3))
+    floes: Floats = random.normal(0, 0.02, (1, 3))
+    frame = random.integers(0, 256, (32, 40, 3), np.uint8)
+    graph = EnsembleGraph(
+        [Linear(surfaces), Linear(floes)],
+        [1.0, 3.0],
+        [2.0, 0.5],
+        kinds=["surfaces", "floes"],
+        class_map=classes_of(3),
+    )
+    mask, confidence, members = answer(graph, frame)
+    first = softmax(frame @ surfaces.T / 2)
+    ice = 1 / (1 + np.exp(-(frame @ floes.T)[..., 0] / 0.5))
+    water_share = first[..., 1] / (first[..., 0] + first[..., 1])
+    second = np.stack([(1 - ice) * (1 - water_share), (1 - ice) * water_share, ice], axis=-1)
+    mean = 0.25 * first + 0.75 * second
+    best = np.sort(mean, axis=-1)
+    clear = best[..., -1] - best[..., -2] > 1e-4
+    assert clear.mean() > 0.99
+    assert np.array_equal(mask[0][clear], mean.argmax(axis=-1)[clear])
+    assert np.abs(confidence[0] - 255 * mean.max(axis=-1)).max() <= 0.6
+    alone = np.where((frame @ floes.T)[..., 0] > 0, 2, 1)  # all that is not ice is water
+    assert (members[0] == (frame @ surfaces.T).argmax(axis=-1)).mean() > 0.999
+    assert (members[1] == alone).mean() > 0.999
+    assert len(np.unique(mask)) == 3
 
 
 def test_the_frame_reaches_members_as_blue_green_red_between_0_and_255() -> None:
@@ -172,7 +215,7 @@ def test_the_frame_reaches_members_as_blue_green_red_between_0_and_255() -> None
             return pixels
 
     frame = np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3) * 10
-    mask, confidence, _ = answer(EnsembleGraph([Watching()], [1.0], [1.0]), frame)
+    mask, confidence, _ = answer(ensemble([Watching()], [1.0], [1.0], classes=3), frame)
     assert seen[0].shape == (1, 3, 2, 4)
     assert np.array_equal(seen[0][0].permute(1, 2, 0).numpy(), frame.astype(np.float32))
     assert (mask == 2).all()  # the third channel is the largest everywhere
@@ -187,5 +230,5 @@ def test_confidence_is_the_nearest_byte_of_its_probability(share: float, byte: i
     matrix = np.zeros((2, 3))
     matrix[0, 0] = logit(share) / 100
     frame = np.full((1, 1, 3), 100, np.uint8)
-    _, confidence, _ = answer(EnsembleGraph([Linear(matrix)], [1.0], [1.0]), frame)
+    _, confidence, _ = answer(ensemble([Linear(matrix)], [1.0], [1.0], classes=2), frame)
     assert confidence.item() == byte
