@@ -179,8 +179,8 @@ def test_a_temperature_softens_a_member_and_never_changes_its_own_decision() -> 
 def test_a_member_of_floes_says_ice_and_shares_out_the_rest_as_the_others_do() -> None:
     """Classes other, water, ice; in numpy, pixel by pixel."""
     random = np.random.default_rng(22)
-    surfaces: Floats = random.normal(0, 0.01, (3, 3))
-    floes: Floats = random.normal(0, 0.02, (1, 3))
+    surfaces: Floats = np.eye(3) * 0.02
+    floes: Floats = np.array([[-0.01, -0.01, 0.02]])
     frame = random.integers(0, 256, (32, 40, 3), np.uint8)
     graph = EnsembleGraph(
         [Linear(surfaces), Linear(floes)],
