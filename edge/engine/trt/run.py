@@ -97,7 +97,7 @@ class TrtBackend:
 
     def _load(self, trt: ModuleType, plan: bytes) -> None:
         """Deserialise: running native code out of the plan, so only what this machine made."""
-        logger = listening_logger(trt)
+        self._logger = logger = listening_logger(trt)
         require_plugins(trt, logger)
         self._runtime = trt.Runtime(logger)
         self._held.callback(self.__dict__.pop, "_runtime")
@@ -168,7 +168,11 @@ class TrtBackend:
         for tensor in self._tensors.values():
             if tensor.name == INPUT and not tensor.shared:
                 self._cuda.memcpy_htod_async(tensor.device, tensor.host, self._stream)
-        checked(self._execution.execute_async_v3, stream_handle=self._stream.handle)
+        if not self._execution.execute_async_v3(stream_handle=self._stream.handle):
+            raise EngineError(
+                f"{self._where}: TensorRT did not compute{because(self._logger)}",
+                then="What its buffers hold is of the frame before, and was not used.",
+            )
         for tensor in self._tensors.values():
             if tensor.name != INPUT and not tensor.shared:
                 self._cuda.memcpy_dtoh_async(tensor.host, tensor.device, self._stream)
