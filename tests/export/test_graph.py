@@ -184,7 +184,7 @@ def test_a_member_of_floes_says_ice_and_shares_out_the_rest_as_the_others_do() -
     frame = random.integers(0, 256, (32, 40, 3), np.uint8)
     graph = EnsembleGraph(
         [Linear(surfaces), Linear(floes)],
-        [1.0, 3.0],
+        [3.0, 1.0],
         [2.0, 0.5],
         kinds=["surfaces", "floes"],
         class_map=classes_of(3),
@@ -194,7 +194,7 @@ def test_a_member_of_floes_says_ice_and_shares_out_the_rest_as_the_others_do() -
     ice = 1 / (1 + np.exp(-(frame @ floes.T)[..., 0] / 0.5))
     water_share = first[..., 1] / (first[..., 0] + first[..., 1])
     second = np.stack([(1 - ice) * (1 - water_share), (1 - ice) * water_share, ice], axis=-1)
-    mean = 0.25 * first + 0.75 * second
+    mean = 0.75 * first + 0.25 * second
     best = np.sort(mean, axis=-1)
     clear = best[..., -1] - best[..., -2] > 1e-4
     assert clear.mean() > 0.99
