@@ -131,7 +131,7 @@ def _with_rest(
     """Return ``[B, C, H, W]`` for the ice that was seen, ``[B, K, H, W]``."""
     rest = (1 - seen.sum(dim=1, keepdim=True)).clamp(min=0)
     if shares is None:
-        others = {index: rest * 0 for index in range(classes)} | {rest_class: rest}
+        others = dict.fromkeys(range(classes), rest * 0) | {rest_class: rest}
     else:
         others = {index: rest * share for index, share in shares.items()}
     channels = others | {index: seen[:, channel : channel + 1] for channel, index in enumerate(ice)}
