@@ -54,12 +54,35 @@ def answer(request):
         print("a stray print", flush=True)
         return None
 
+def tell_many(tell, name, count, size):
+    return [tell([name, number, bytes(size)]) for number in range(count)]
+
+def talk(tell, request):
+    order, *rest = request
+    if order == "tell":
+        return tell_many(tell, "main", *rest)
+    if order == "tell from threads":
+        threads = [
+            threading.Thread(target=tell_many, args=[tell, name, *rest]) for name in "abcd"
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    if order == "tell until unwanted":
+        while tell("wanted?"):
+            time.sleep(0.01)
+        open(rest[0], "w").write("broken off")
+    if order == "tell and hang":
+        tell("hanging")
+        time.sleep(600)
+
 @contextmanager
-def start(setup):
+def start(setup, tell):
     if setup == "refuse":
         raise BundleError("no bundle", expected="one")
     answer([setup] if isinstance(setup, str) else setup or ["nothing"])
-    yield answer
+    yield lambda request: talk(tell, request) if request[0][:4] == "tell" else answer(request)
 
 if __name__ == "__main__":
     serve(start)
@@ -257,6 +280,145 @@ def test_an_answer_in_time_stops_the_clock() -> None:
         assert child.ask(["echo", 1], deadline_s=1) == 1
         time.sleep(1.2)
         assert child.ask(["echo", 2], deadline_s=30) == 2
+
+
+def test_notes_arrive_in_order_before_the_answer() -> None:
+    heard: list[Any] = []
+    with tiny() as child:
+        told = child.ask(["tell", 100, 10], deadline_s=30, heed=heard.append)
+        assert heard == [["main", number, bytes(10)] for number in range(100)]
+        assert told == [True] * 100
+        assert child.ask(["tell", 2, 0], deadline_s=30) == [True, True]  # nobody need listen
+        assert child.ask(["echo", 3], deadline_s=30) == 3
+        assert len(heard) == 100
+
+
+def test_notes_from_several_threads_arrive_whole_and_in_each_thread_s_order() -> None:
+    heard: list[Any] = []
+    with tiny() as child:
+        # 20 kB: beyond the size up to which a message is written in one piece.
+        child.ask(["tell from threads", 25, 20_000], deadline_s=60, heed=heard.append)
+    assert len(heard) == 100
+    assert all(note[2] == bytes(20_000) for note in heard)
+    for name in "abcd":
+        assert [note[1] for note in heard if note[0] == name] == list(range(25))
+
+
+class Unwanted(Exception):  # noqa: N818 - what stands in for Ctrl-C
+    """The one who asked wants no answer any more."""
+
+
+def refuse(_: object) -> None:
+    raise Unwanted
+
+
+def test_a_child_that_is_told_to_stop_hears_it_breaks_off_and_ends_by_itself(
+    tmp_path: Path,
+) -> None:
+    written = tmp_path / "written"
+    child = tiny()
+    with pytest.raises(Unwanted):
+        child.ask(["tell until unwanted", str(written)], deadline_s=60, heed=refuse)
+    assert child.alive
+    began = time.monotonic()
+    child.stop(grace_s=20)
+    assert time.monotonic() - began < 10
+    assert written.read_text(encoding="utf-8") == "broken off"
+    assert child._process.returncode == 0
+    assert not child.killed
+    assert state(child.pid) == ""
+
+
+def test_a_child_that_does_not_stop_is_killed_after_the_grace() -> None:
+    child = tiny()
+    with pytest.raises(Unwanted):
+        child.ask(["tell and hang"], deadline_s=60, heed=refuse)
+    began = time.monotonic()
+    child.stop(grace_s=0.5)
+    assert 0.5 <= time.monotonic() - began < 4
+    assert not child.alive
+    assert not child.killed
+    assert state(child.pid) == ""
+    child.stop(grace_s=5)  # once more does no harm, and does not wait
+
+
+@pytest.mark.parametrize(
+    ("order", "killed"),
+    [
+        (["signal", signal.SIGKILL], True),
+        (["signal", signal.SIGSEGV], False),
+        (["signal", signal.SIGTERM], False),
+        (["exit", 137], False),
+        (["fail"], False),
+        (["hang"], False),
+    ],
+    ids=str,
+)
+def test_only_somebody_else_s_sigkill_counts_as_killed(order: list[Any], *, killed: bool) -> None:
+    with tiny() as child:
+        assert not child.killed
+        with pytest.raises(EngineError):
+            child.ask(order, deadline_s=1 if order == ["hang"] else 30)
+        assert child.killed is killed
+    assert child.killed is killed
+
+
+def test_a_child_that_was_closed_was_not_killed_by_somebody_else() -> None:
+    with tiny() as child:
+        pass
+    assert not child.killed
+
+
+@pytest.mark.parametrize(
+    "order", [["hang"], ["signal", signal.SIGSTOP], ["tell and hang"]], ids=str
+)
+def test_cut_from_another_thread_ends_what_is_asked_at_once(order: list[Any]) -> None:
+    with tiny() as child:
+        cutter = threading.Timer(0.5, child.cut)
+        cutter.start()
+        began = time.monotonic()
+        with pytest.raises(EngineError, match="tiny_child"):
+            child.ask(order, deadline_s=600)
+        assert 0.4 < time.monotonic() - began < 4
+        cutter.join()
+        assert not child.killed
+        assert not child.alive
+        assert state(child.pid) == ""
+        child.cut()
+    child.cut()  # closed meanwhile: no harm
+
+
+def test_what_is_asked_after_a_cut_is_the_same_error_at_once() -> None:
+    with tiny() as child:
+        child.cut()
+        began = time.monotonic()
+        with pytest.raises(EngineError, match="tiny_child"):
+            child.ask(["echo", 1], deadline_s=600)
+        assert time.monotonic() - began < 4
+        assert not child.killed
+
+
+def test_notes_stops_and_cuts_leave_no_zombie_no_descriptor_and_no_thread(tmp_path: Path) -> None:
+    def round_of(number: int) -> None:
+        with tiny() as child:
+            child.ask(["tell", 3, 100], deadline_s=30, heed=lambda _: None)
+            with contextlib.suppress(Unwanted, EngineError):
+                if number % 2:
+                    child.ask(
+                        ["tell until unwanted", str(tmp_path / "x")], deadline_s=60, heed=refuse
+                    )
+                threading.Timer(0.05, child.cut).start()
+                child.ask(["hang"], deadline_s=600)
+            child.stop(grace_s=10)
+
+    round_of(0)
+    round_of(1)
+    before, threads = descriptors(), threading.active_count()
+    for number in range(10):
+        round_of(number)
+    assert descriptors() == before
+    assert threading.active_count() == threads
+    assert zombies() == 0
 
 
 def test_fifty_children_leave_no_zombie_no_descriptor_and_no_thread() -> None:
