@@ -79,19 +79,24 @@ def _compiled(bundle: Bundle, wanted: Wanted, folder: Path) -> str:
     cache = EngineCache(folder)
     device = Maker(cache=cache).device()
     origin = origin_of(bundle, graph_of(bundle, best.graph), device)
-    refused = cache.refused(origin, bundle.sha256)
+    what = f"engine of graph {best.graph} ({device.describe()})"
+    sidecar, why = cache.find(origin)
+    refused = None if sidecar else cache.refused(origin, bundle.sha256)
     if refused is not None:
         raise EngineError(
-            f"engine of graph {best.graph} ({device.describe()}): {certified(refused)}",
-            then="It was laid aside, and the next rung serves.",
+            f"{what}: {certified(refused)}", then="It was laid aside, and the next rung serves."
         )
-    sidecar, why = cache.find(origin)
     if sidecar is None:
         return (
-            f"engine of graph {best.graph} ({device.describe()}): {why}; the station builds it as "
-            f"it runs, or now: python -m export.trt {bundle.path} --cache {folder}"
+            f"{what}: {why}; the station builds it as it runs, or now: "
+            f"python -m export.trt {bundle.path} --cache {folder}"
         )
-    return f"engine of graph {best.graph} ({device.describe()}): {certified(sidecar.certification)}"
+    if sidecar.certification.bundle_sha256 != bundle.sha256:
+        return (
+            f"{what}: certified on another bundle; the station runs this one's golden frames "
+            "through it before it serves"
+        )
+    return f"{what}: {certified(sidecar.certification)}"
 
 
 def _replayed(bundle: Bundle) -> str:

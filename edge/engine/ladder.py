@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
-from edge.contract.errors import EngineError
+from edge.contract.errors import EngineError, IcecamError
 from edge.engine import BackendName, graph_of
 from edge.engine.worker import EngineSetup, EngineWorker
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from edge.engine.trt.device import Device
 
 log = logging.getLogger(__name__)
+
+_END_S = 5.0
+"""How long the thread that makes engines may take to see that it is to end."""
 
 Wanted = Literal["auto", "ort", "trt"]
 
@@ -132,6 +135,8 @@ class Ladder:
             self._maker.stop()
         if self._worker is not None:
             self._worker.close()
+        if self._making is not None:
+            self._making.join(_END_S)
 
     def _best(self) -> Rung:
         return min(self._ready, key=self._rungs.index)
@@ -163,9 +168,12 @@ class Ladder:
                 workspace_bytes=self._workspace_bytes,
                 say=lambda told: log.info("engine: %s", told),
             )
+            if self._closed:
+                return
             device = self._maker.device()
         except EngineError as problem:
-            log.warning("no TensorRT engine: %s; ONNX Runtime serves", problem)
+            if not self._closed:
+                log.warning("no TensorRT engine: %s; ONNX Runtime serves", problem)
             return
         log.info("engines for %s", device.describe())
         any(self._made(self._maker, rung, device) for rung in self._rungs[:-1])
@@ -176,7 +184,7 @@ class Ladder:
 
         try:
             made = maker.make(self._bundle, graph_of(self._bundle, rung.graph), device)
-        except EngineError as problem:
+        except (IcecamError, OSError) as problem:  # the disk may fail, the bundle go away
             if not self._closed:
                 log.warning("no engine of graph %s: %s", rung.graph, problem)
             if isinstance(problem, NotEqualError):
