@@ -10,12 +10,11 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from edge.contract.bundle import Bundle, open_bundle
 from edge.contract.frames import decode_image
@@ -23,7 +22,8 @@ from edge.engine import open_engine
 from edge.engine.ladder import Ladder, Rung, Wanted, rungs, to_compile
 from tests.doubles.graphs import unknown_operator
 from tests.doubles.inherited import InheritedDoubles
-from tests.engine.bundles import answer_file, arrays_of, changed
+from tests.engine.bundles import arrays_of
+from tests.engine.fallbacks import listing, with_fallback
 from tests.engine.surgery import HEADS, swap_classes
 
 if TYPE_CHECKING:
@@ -113,62 +113,6 @@ def children() -> list[int]:
     ]
 
 
-def graphs(bundle: Bundle, *names: str) -> tuple[dict[str, Any], ...]:
-    """Graphs as a manifest lists them: full, full-fp16, fallback, fallback-fp16."""
-    members = {"full": ("unet", "pspnet"), "fallback": ("unet",)}
-    return tuple(
-        {
-            "name": name,
-            "file": bundle.manifest.graphs[0].file if name == "full" else f"{name}.onnx",
-            "precision": "float16" if name.endswith("-fp16") else "float32",
-            "members": members[name.removesuffix("-fp16")],
-            "weights": (0.5, 0.5) if name.startswith("full") else (1.0,),
-        }
-        for name in names
-    )
-
-
-def lone_member(full: bytes) -> bytes:
-    """Return the demo's graph so that it answers what its first member does."""
-    model = onnx.load_from_string(full)
-    kept = [node for node in model.graph.node if not {"mask", "member_masks"} & {*node.output}]
-    (last,) = (node for node in model.graph.node if "member_masks" in node.output)
-    model.graph.initializer.append(helper.make_tensor("first", TensorProto.INT64, [1], [0]))
-    kept += [helper.make_node("Gather", [last.input[0], "first"], ["alone"], axis=0)]
-    for name in ("mask", "member_masks"):
-        kept += [helper.make_node("Cast", ["alone"], [name], to=TensorProto.UINT8)]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
-    (output,) = (one for one in model.graph.output if one.name == "member_masks")
-    output.type.tensor_type.shape.dim[0].dim_value = 1
-    return bytes(model.SerializeToString())
-
-
-def with_fallback(demo: Bundle, path: Path, full_fp16: bytes) -> Bundle:
-    """Write a bundle whose graph full-fp16 is this one; its fallback is right."""
-    files = {
-        "full-fp16.onnx": full_fp16,
-        "fallback-fp16.onnx": lone_member(demo.read("ensemble.onnx")),
-    }
-    golden = []
-    for number, case in enumerate(demo.manifest.golden):
-        stored = arrays_of(demo.read(case.answer))
-        alone = stored["member_masks"][:1]
-        name = f"golden/{number}.fallback.npz"
-        files[name] = answer_file(**{**stored, "mask": alone[0], "member_masks": alone})
-        golden.append({**case.model_dump(), "answers": {"fallback-fp16": name}})
-    return changed(
-        demo, path, files, golden=golden, graphs=graphs(demo, "full", "full-fp16", "fallback-fp16")
-    )
-
-
-def listed(demo: Bundle, *names: str) -> Any:  # noqa: ANN401 - a manifest with other graphs
-    kind = type(demo.manifest.graphs[0])
-    return demo.manifest.model_copy(
-        update={"graphs": tuple(kind.model_validate(one) for one in graphs(demo, *names))}
-    )
-
-
 @pytest.mark.parametrize(
     ("names", "compiles"),
     [
@@ -184,7 +128,7 @@ def test_of_each_ensemble_the_float16_graph_is_compiled_the_full_one_first(
     demo: Bundle, names: list[str], compiles: list[str], double: InheritedDoubles
 ) -> None:
     del double  # TensorRT is there
-    manifest = listed(demo, *names)
+    manifest = listing(demo, *names)
     assert [graph.name for graph in to_compile(manifest)] == compiles
     words = ["none", "fallback"][: len(compiles)]
     for wanted in ("auto", "trt"):
