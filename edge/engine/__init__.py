@@ -56,6 +56,10 @@ class Segmentation:
     degraded: str = "none"
 
 
+class WrongAnswerError(EngineError):
+    """A graph ran, and its answer cannot be one: of another shape, of no class, not numbers."""
+
+
 class Backend(Protocol):
     """Runs one graph on frames of the bundle's size."""
 
@@ -129,14 +133,14 @@ class Engine:
         }
         for name, (array, shape) in shapes.items():
             if array.dtype != np.uint8 or array.shape != shape:
-                raise EngineError(
+                raise WrongAnswerError(
                     f"graph {self.graph.name!r}: {name} is {array.dtype} {array.shape}",
                     expected=f"uint8 {shape}",
                 )
         classes = len(self.manifest.class_map)
         highest = max(int(answer.mask.max()), int(answer.member_masks.max()))
         if highest >= classes:
-            raise EngineError(
+            raise WrongAnswerError(
                 f"graph {self.graph.name!r} answers class {highest}",
                 expected=f"classes below {classes}",
             )
@@ -145,7 +149,7 @@ class Engine:
         least = least_confidence(len(self.manifest.class_map))
         broken = int(np.count_nonzero(answer.confidence < least))
         if broken:
-            raise EngineError(
+            raise WrongAnswerError(
                 f"graph {self.graph.name!r} answers {broken} pixels with a confidence down to "
                 f"{answer.confidence.min()} of 255",
                 expected=f"at least {least}, which the likeliest of the classes always has: these "

@@ -17,6 +17,7 @@ from edge.engine.trt.device import (
     because,
     checked,
     listening_logger,
+    load_cuda,
     load_tensorrt,
     require_plugins,
 )
@@ -77,10 +78,11 @@ def build_plan(
     """Compile a graph. ``tell`` is given each step, from several threads; False breaks off.
 
     timings: of an earlier build on this machine with this TensorRT, or nothing; what TensorRT does
-    not take is dropped. Raises EngineError with the nodes that are refused, OutOfMemoryError,
-    CancelledError.
+    not take is dropped. Raises EngineError with the nodes that are refused or where no GPU is
+    left, OutOfMemoryError, CancelledError.
     """
     trt = load_tensorrt()
+    load_cuda()
     logger = listening_logger(trt)
     require_plugins(trt, logger)
     builder = trt.Builder(logger)

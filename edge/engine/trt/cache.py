@@ -140,13 +140,14 @@ class EngineCache:
         _move(self.unfinished(sidecar.origin), self._plan(name))
         self._write(self.folder, name, sidecar)
         self._forget(self._quarantine, name)
-        self._drop_oldest()
+        self._drop_oldest(self.folder)
 
     def quarantine(self, sidecar: Sidecar) -> None:
         """Lay aside an unfinished plan that failed, with its verdict; it is never loaded again."""
         name = _name(sidecar.origin)
         _move(self.unfinished(sidecar.origin), self._quarantine / (name + _PLAN))
         self._write(self._quarantine, name, sidecar)
+        self._drop_oldest(self._quarantine)
 
     def quarantine_kept(self, sidecar: Sidecar) -> None:
         """Do the same with one that served until now."""
@@ -186,8 +187,13 @@ class EngineCache:
         """Be the only one that builds here; ``waiting`` is called where another does already.
 
         What a build that was killed left behind is removed. Raises EngineError where the folder
-        cannot be made or written to.
+        cannot be made or written to, also later on.
         """
+        with self._naming_what_fails(), self._locked(waiting):
+            yield
+
+    @contextmanager
+    def _locked(self, waiting: Callable[[], None]) -> Iterator[None]:
         self._make()
         with (self.folder / "lock").open("w") as lock:
             try:
@@ -200,15 +206,18 @@ class EngineCache:
             yield
 
     def _make(self) -> None:
+        for one in (self.folder, self._quarantine, self._unfinished):
+            one.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _require_private(one)
+
+    @contextmanager
+    def _naming_what_fails(self) -> Iterator[None]:
         try:
-            for one in (self.folder, self._quarantine, self._unfinished):
-                one.mkdir(mode=0o700, parents=True, exist_ok=True)
-                _require_private(one)
-            (self.folder / "lock").touch()
+            yield
         except OSError as problem:
             raise EngineError(
                 f"the engines' folder {self.folder} cannot be used ({problem.strerror})",
-                expected="a folder to write to, or --cache with another",
+                expected="a folder to write to with room in it, or --cache with another",
             ) from None
 
     def _plan(self, name: str) -> Path:
@@ -237,10 +246,10 @@ class EngineCache:
             return f"its plan cannot be read: {problem.strerror}"
         return "" if digest.hexdigest() == sidecar.plan_sha256 else "its plan is damaged"
 
-    def _drop_oldest(self) -> None:
-        plans = sorted(self.folder.glob("*" + _PLAN), key=lambda plan: plan.stat().st_mtime)
+    def _drop_oldest(self, folder: Path) -> None:
+        plans = sorted(folder.glob("*" + _PLAN), key=lambda plan: plan.stat().st_mtime)
         for plan in plans[:-KEPT]:
-            self._forget(self.folder, plan.stem)
+            self._forget(folder, plan.stem)
 
     def _forget(self, folder: Path, name: str) -> None:
         for ending in (_SIDECAR, _PLAN):
@@ -260,7 +269,9 @@ def _name(origin: Origin) -> str:
 
 def _require_private(folder: Path) -> None:
     found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+    if not stat.S_ISDIR(found.st_mode):
+        raise EngineError(f"the engines' folder {folder} is no folder", expected="one, or nothing")
+    if found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise EngineError(
             f"the engines' folder {folder} is open to others (mode {found.st_mode & 0o7777:o}, "
             f"owner {found.st_uid})",

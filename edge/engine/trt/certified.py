@@ -9,6 +9,7 @@ from edge.child import Child
 from edge.clock import utc_now
 from edge.contract.errors import EngineError
 from edge.contract.messages import Certification
+from edge.engine import WrongAnswerError
 from edge.engine.trt.build import MIB, OutOfMemoryError
 from edge.engine.trt.cache import EngineCache, Origin, Sidecar, default_folder
 from edge.engine.trt.orders import Ask, Build, Certify, Order
@@ -31,7 +32,7 @@ _ASK_S = 120.0
 _BUILD_S = 4 * 3600.0
 _CERTIFY_S = 900.0
 _STOP_S = 20.0
-"""How long a build that is broken off may take to save its timings."""
+"""How long a build that is broken off may take to heed it, before it is killed."""
 
 
 class NotEqualError(EngineError):
@@ -108,11 +109,11 @@ class Maker:
             self._child.cut()
 
     def _without_building(self, bundle: Bundle, graph: Graph, origin: Origin) -> Certified | None:
-        refused = self.cache.refused(origin, bundle.sha256)
-        if refused is not None:
-            raise _failed(graph, refused, "It failed before and is not built again by itself.")
         sidecar, why = self.cache.find(origin)
         if sidecar is None:
+            refused = self.cache.refused(origin, bundle.sha256)
+            if refused is not None:
+                raise _failed(graph, refused, "It failed before and is not built again by itself.")
             self.say(f"building an engine for graph {graph.name!r} ({why})")
             return None
         if sidecar.certification.bundle_sha256 == bundle.sha256:
@@ -175,33 +176,34 @@ class Maker:
         )
         try:
             found: Certification = self._ask(order, _CERTIFY_S)
-        except _DiedError as problem:
+        except (_DiedError, WrongAnswerError) as problem:
             return _no_answer(bundle, graph, problem)
         return found
 
     def _ask(self, order: Order, deadline_s: float) -> Any:  # noqa: ANN401 - each order's own
         """Have one order done by a process of its own, so that its memory is free afterwards."""
-        if self._stopped:
-            raise EngineError("broken off")
+        self._require_wanted()
         with Child(_MODULE, None, error=EngineError, start_deadline_s=_START_S) as child:
             self._child = child
             try:
+                self._require_wanted()  # it took a while to start
                 return child.ask(order, deadline_s=deadline_s, heed=self.heed)
             except KeyboardInterrupt:
                 self.say("breaking off …")
                 child.stop(grace_s=_STOP_S)
                 raise
             except EngineError as problem:
-                if child.killed and isinstance(order, Build):
-                    raise OutOfMemoryError(
-                        "the build was ended by SIGKILL, most likely for want of memory, with a "
-                        f"workspace of {order.workspace_bytes // MIB} MiB"
-                    ) from problem
+                if child.killed:
+                    raise _killed(order) from problem
                 if not child.alive and not self._stopped:
                     raise _DiedError(problem.found) from problem
                 raise
             finally:
                 self._child = None
+
+    def _require_wanted(self) -> None:
+        if self._stopped:
+            raise EngineError("broken off")
 
 
 def load_certified(bundle: Bundle, graph: Graph, folder: Path | None = None) -> TrtBackend:
@@ -229,6 +231,18 @@ def origin_of(bundle: Bundle, graph: Graph, device: Device) -> Origin:
 
 def _size(bundle: Bundle, graph: Graph) -> int:
     return next(file.size for file in bundle.manifest.files if file.path == graph.file)
+
+
+def _killed(order: Order) -> OutOfMemoryError:
+    """Return what SIGKILL most likely means. It tells nothing of an engine that was being run."""
+    if isinstance(order, Build):
+        mib = order.workspace_bytes // MIB
+        what, then = f"the build, with a workspace of {mib} MiB,", ""
+    else:
+        what, then = "what asked the GPU", "The engine of before stays."
+    return OutOfMemoryError(
+        f"{what} was ended by SIGKILL, most likely for want of memory", then=then
+    )
 
 
 def _no_answer(bundle: Bundle, graph: Graph, problem: EngineError) -> Certification:

@@ -71,9 +71,14 @@ class TrtBackend:
 
     def run(self, frame: Pixels) -> Answer:
         """Answer one uint8 ``(height, width, 3)`` BGR frame. Raises EngineError."""
-        if self._thread is None:
-            raise EngineError(f"{self._where}: this engine was closed")
-        return self._thread.submit(self._run, frame).result()
+        thread = self._thread
+        if thread is None:
+            raise self._closed()
+        try:
+            running = thread.submit(self._run, frame)
+        except RuntimeError:  # closed meanwhile, by another thread
+            raise self._closed() from None
+        return running.result()
 
     def close(self) -> None:
         """Free all, also after an error. Safe to call twice."""
@@ -151,6 +156,8 @@ class TrtBackend:
         return _Tensor(name=name, host=host, device=int(memory), shared=False)
 
     def _run(self, frame: Pixels) -> Answer:
+        if not self._tensors:
+            raise self._closed()
         tensor = self._tensors[INPUT]
         if frame[np.newaxis].shape != tensor.host.shape or frame.dtype != np.uint8:
             raise EngineError(
@@ -177,6 +184,9 @@ class TrtBackend:
             if tensor.name != INPUT and not tensor.shared:
                 self._cuda.memcpy_dtoh_async(tensor.host, tensor.device, self._stream)
         self._stream.synchronize()
+
+    def _closed(self) -> EngineError:
+        return EngineError(f"{self._where}: this engine was closed")
 
     def _free(self) -> None:
         """Undo, last first, whatever of ``_open`` was done."""

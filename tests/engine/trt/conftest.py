@@ -10,6 +10,7 @@ import pytest
 
 from tests.doubles import places
 from tests.doubles.child import Child
+from tests.engine.trt.scene import bundle, engines, stocked, workshop  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
     from pathlib import Path

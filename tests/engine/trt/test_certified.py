@@ -1,0 +1,263 @@
+"""From a graph to an engine that may serve: certified, kept, or laid aside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from edge.contract.errors import EngineError
+from edge.engine import graph_of
+from edge.engine.golden import read_golden
+from edge.engine.ort import OrtBackend
+from edge.engine.trt import certified
+from edge.engine.trt.cache import Sidecar
+from edge.engine.trt.certified import NotEqualError
+from tests.engine.bundles import answer_file, arrays_of, changed
+from tests.engine.trt.scene import DEVICE, FALLBACK, FULL, Workshop
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edge.contract.bundle import Bundle
+
+
+def swapped(bundle: Bundle, path: Path) -> Bundle:
+    """The same bundle, whose full ensemble is said to answer 0 for 1 and 1 for 0."""
+    files = {}
+    for case in bundle.manifest.golden:
+        arrays = arrays_of(bundle.read(case.answer))
+        for name in ("mask", "member_masks"):
+            arrays[name] = np.array([1, 0, 2], np.uint8)[arrays[name]]
+        files[case.answer] = answer_file(**arrays)
+    return changed(bundle, path, files)
+
+
+def quarantined(workshop: Workshop) -> Sidecar:
+    (record,) = (workshop.folder / "quarantine").glob("*.json")
+    return Sidecar.model_validate_json(record.read_bytes())
+
+
+@pytest.mark.parametrize("graph", [FULL, FALLBACK])
+def test_an_engine_answers_what_onnx_runtime_answers_with_the_same_graph(
+    stocked: Workshop, bundle: Bundle, graph: str
+) -> None:
+    code = """
+with opened() as engine:
+    answers = [engine.answer(frame).answer for frame in frames]
+np.savez(cache / "answers.npz", **{
+    f"{key} {n}": getattr(answer, key)
+    for n, answer in enumerate(answers) for key in ("mask", "confidence", "member_masks")
+})
+tell(engine.name)
+"""
+    assert stocked.told(code, graph=graph) == "trt"
+    chosen = graph_of(bundle, graph)
+    runtime = OrtBackend(bundle.read(chosen.file), where=chosen.file)
+    with np.load(stocked.folder / "answers.npz") as found:
+        for number, case in enumerate(bundle.manifest.golden):
+            expected = runtime.run(read_golden(bundle, case, chosen)[0])
+            assert np.array_equal(found[f"mask {number}"], expected.mask)
+            assert np.array_equal(found[f"confidence {number}"], expected.confidence)
+            assert np.array_equal(found[f"member_masks {number}"], expected.member_masks)
+            assert set(np.unique(expected.mask)) == {0, 1, 2}
+
+
+def test_the_first_time_it_is_built_and_certified_and_the_next_it_is_kept(
+    workshop: Workshop, bundle: Bundle
+) -> None:
+    made = workshop.make()
+    assert (made.found, workshop.builds) == ("built", 1)
+    verdict = made.certification
+    assert verdict.passed
+    assert (verdict.engine, verdict.graph, verdict.frames) == ("trt", FULL, 2)
+    assert verdict.bundle_sha256 == bundle.sha256
+    assert 0.99 <= verdict.mask_agreement <= 1
+    assert 0 < verdict.median_s <= verdict.slowest_s
+    assert workshop.said == [
+        f"building an engine for graph '{FULL}' (none was built yet)",
+        "running 2 golden frames through it",
+    ]
+    before = workshop.kept()
+    again = workshop.make()
+    assert (again.found, workshop.steps, workshop.said) == ("kept", [], [])
+    assert again.sidecar.model_dump_json() == made.sidecar.model_dump_json()
+    assert workshop.kept() == before
+    assert workshop.left("unfinished") == []
+
+
+def test_another_bundle_with_the_same_graph_is_certified_without_a_build(
+    stocked: Workshop, bundle: Bundle, tmp_path: Path
+) -> None:
+    newer = changed(bundle, tmp_path / "newer.icecam", {}, serial=bundle.manifest.serial + 1)
+    plan = stocked.maker.cache.plan(certified.origin_of(bundle, graph_of(bundle, FULL), DEVICE))
+    before = plan.stat()
+    made = stocked.make(bundle=newer)
+    assert (made.found, stocked.steps) == ("certified anew", [])
+    assert made.certification.bundle_sha256 == newer.sha256 != bundle.sha256
+    assert (plan.stat().st_ino, plan.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert stocked.make(bundle=newer).found == "kept"
+
+
+def test_an_engine_that_was_certified_with_another_bundle_is_not_loaded(
+    stocked: Workshop, bundle: Bundle, tmp_path: Path
+) -> None:
+    stocked.bundle = changed(bundle, tmp_path / "newer.icecam", {}, serial=9)
+    assert "was not certified with" in stocked.told("tell(error_of(opened))")
+
+
+@pytest.mark.parametrize(
+    ("fault", "figures"),
+    [
+        # Both golden frames show water (class 1) on 0.27 and 0.31 of all pixels or so.
+        ("lose-class=1", r"IoU of water 0\.000, at least 0\.97 wanted"),
+        ("swap-classes", r"IoU of other 0\.000.*IoU of water 0\.000"),
+        ("nan", r"172032 pixels are not numbers \(NaN\)"),  # 2 frames of 224 x 384
+        ("zeros", r"172032 pixels are not numbers \(NaN\)"),
+        ("garbage", "answers class 255"),
+    ],
+)
+def test_an_engine_that_answers_otherwise_is_laid_aside_and_never_loaded(
+    workshop: Workshop, fault: str, figures: str
+) -> None:
+    with pytest.raises(NotEqualError, match=figures) as failed:
+        workshop.make(fault)
+    assert workshop.builds == 1
+    assert workshop.kept() == {}
+    assert "no engine for this machine" in workshop.told("tell(error_of(opened))")
+    assert "It was laid aside; the engine of before stays." in str(failed.value)
+    record = quarantined(workshop).certification
+    assert record.model_dump_json() == failed.value.certification.model_dump_json()
+    assert not record.passed
+    assert "; ".join(record.shortfalls) in str(failed.value)
+
+
+def test_what_failed_is_not_built_again_by_itself_but_when_asked_or_for_another_bundle(
+    workshop: Workshop, bundle: Bundle, tmp_path: Path
+) -> None:
+    with pytest.raises(NotEqualError):
+        workshop.make("swap-classes")
+    with pytest.raises(NotEqualError, match="It failed before and is not built again by itself"):
+        workshop.make()
+    assert workshop.steps == []
+    newer = changed(bundle, tmp_path / "newer.icecam", {}, serial=9)
+    with pytest.raises(NotEqualError):
+        workshop.make("swap-classes", bundle=newer)
+    assert workshop.builds == 1
+    assert workshop.make(bundle=newer, rebuild=True).found == "built"
+    assert workshop.left("quarantine") == []
+
+
+def test_the_engine_of_before_serves_on_after_a_rebuild_that_failed(stocked: Workshop) -> None:
+    before = stocked.kept()
+    with pytest.raises(NotEqualError, match="the engine of before stays"):
+        stocked.make("swap-classes", rebuild=True)
+    assert stocked.kept() == before
+    assert len(stocked.left("quarantine")) == 2
+    made = stocked.make()
+    assert (made.found, made.certification.passed) == ("kept", True)
+    assert stocked.told("tell(opened().answer(frames[0]).engine)") == "trt"
+
+
+def test_an_engine_that_is_not_equal_to_a_new_bundle_is_laid_aside_and_its_fallback_is_not(
+    stocked: Workshop, bundle: Bundle, tmp_path: Path
+) -> None:
+    other = swapped(bundle, tmp_path / "swapped.icecam")
+    with pytest.raises(NotEqualError, match=r"IoU of other 0\.000.* It was laid aside\.$"):
+        stocked.make(bundle=other)
+    assert stocked.steps == []
+    assert quarantined(stocked).certification.bundle_sha256 == other.sha256
+    assert len(stocked.kept()) == 2  # the fallback's plan and record
+    assert stocked.make(bundle=other, graph=FALLBACK).found == "certified anew"
+    with pytest.raises(NotEqualError, match="It failed before"):
+        stocked.make(bundle=other)
+
+
+def test_an_engine_that_hangs_is_killed_at_the_deadline_and_laid_aside(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certified, "_CERTIFY_S", 3.0)
+    with pytest.raises(NotEqualError, match=r"gave no answer within 3\.0 s and was killed"):
+        workshop.make("hang")
+    record = quarantined(workshop).certification
+    assert (record.passed, record.mask_agreement) == (False, 0)
+    assert record.shortfalls == (
+        "edge.engine.trt.worker gave no answer within 3.0 s and was killed",
+    )
+    assert workshop.kept() == {}
+
+
+def test_an_engine_that_crashes_its_process_is_laid_aside(workshop: Workshop) -> None:
+    with pytest.raises(NotEqualError, match="was ended by SIGSEGV"):
+        workshop.make("crash")
+    assert len(workshop.left("quarantine")) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("deserialize-none", (r"TensorRT 10\.3\.0 does not load a plan of TensorRT 10\.3\.0\.26 "
+         r"\(.*Magic tag does not match")),
+        ("context-none", r"no room for what it computes with \(.*OutOfMemory"),
+        ("execute-false", r"did not compute \(.*Myelin .*of the frame before, and was not used"),
+        ("lost", r"failed on a frame \(.*launch fail"),
+    ],
+)  # fmt: skip
+def test_an_engine_that_cannot_be_asked_is_no_verdict_and_leaves_what_was_there(
+    stocked: Workshop, fault: str, said: str
+) -> None:
+    before = stocked.kept()
+    with pytest.raises(EngineError, match=said) as failed:
+        stocked.make(fault, rebuild=True)
+    assert not isinstance(failed.value, NotEqualError)
+    assert stocked.kept() == before
+    assert stocked.left("quarantine") == []
+    assert stocked.make().found == "kept"
+    assert stocked.left("unfinished") == []
+
+
+def test_a_certification_that_is_killed_from_outside_is_no_verdict_either(
+    stocked: Workshop,
+) -> None:
+    before = stocked.kept()
+
+    def kill() -> None:
+        while not stocked.said or not stocked.said[-1].startswith("running"):
+            time.sleep(0.01)
+        while stocked.maker._child is None:
+            time.sleep(0.01)
+        os.kill(stocked.maker._child.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(EngineError, match="ended by SIGKILL, most likely for want of mem") as hit:
+        stocked.make("hang", rebuild=True)
+    killer.join()
+    assert "The engine of before stays." in str(hit.value)
+    assert stocked.kept() == before
+    assert stocked.left("quarantine") == []
+
+
+def test_a_make_is_broken_off_from_another_thread(stocked: Workshop) -> None:
+    before = stocked.kept()
+
+    def stop() -> None:
+        while not stocked.steps:
+            time.sleep(0.01)
+        stocked.maker.stop()
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    began = time.monotonic()
+    with pytest.raises(EngineError):
+        stocked.make("slow-build=60", rebuild=True)
+    assert time.monotonic() - began < 30
+    stopper.join()
+    assert stocked.kept() == before
+    with pytest.raises(EngineError, match="broken off"):
+        stocked.make(rebuild=True)
