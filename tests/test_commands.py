@@ -7,47 +7,18 @@ import json
 import subprocess
 import sys
 import tarfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import pytest
 
+from tests.stations import a_station, icecam
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.conftest import Broker
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-
-
-def icecam(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "edge", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=cwd or REPOSITORY, timeout=120
-    )
-
-
-def a_station(folder: Path, bundle: object, **changed: str) -> Path:
-    """Write a station.toml of one folder camera and return its path."""
-    told = {"url": "mqtt://127.0.0.1:1", "path": ".", **changed}
-    config = folder / "station.toml"
-    config.write_text(
-        f"""
-        [station]
-        id = "here"
-        state_dir = "state"
-        [bundle]
-        path = "{bundle}"
-        [broker]
-        url = "{told["url"]}"
-        [[cameras]]
-        id = "cam"
-        type = "folder"
-        path = "{told["path"]}"
-        schedule = {{ every = "1h" }}
-        """
-    )
-    return config
 
 
 @pytest.fixture
@@ -125,7 +96,7 @@ def test_debug_shows_the_traceback() -> None:
 def test_check_replays_the_golden_frames(demo_bundle: Path) -> None:
     done = icecam("check", "--bundle", demo_bundle)
     assert done.returncode == 0, done.stdout
-    assert "0 clear disagreements" in done.stdout
+    assert "golden frames 4: agreement 100.000% of the mask" in done.stdout
 
 
 def test_check_finds_everything_that_is_wrong_at_once(tmp_path: Path, demo_bundle: Path) -> None:
@@ -149,9 +120,7 @@ def test_an_unsigned_bundle_runs_only_where_the_config_says_so(
     assert not (tmp_path / "state").exists()
 
 
-def test_a_station_does_not_start_on_a_damaged_signature(
-    tmp_path: Path, demo_bundle: Path
-) -> None:
+def test_a_station_does_not_start_on_a_damaged_signature(tmp_path: Path, demo_bundle: Path) -> None:
     bogus = tmp_path / "bogus.icecam"
     with tarfile.open(demo_bundle) as whole, tarfile.open(bogus, "w") as copy:
         for position, entry in enumerate(whole):

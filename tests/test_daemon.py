@@ -8,11 +8,8 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -23,78 +20,20 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from edge.contract.messages import CoverageMessage, HealthMessage, InfoMessage, NoDataMessage
 from edge.subscriber import Received, Subscriber
+from tests.stations import STATION, Site, children, command_of, listen, runs, station
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.conftest import Broker
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
-STATION = "test-01"
-
-
-class Site:
-    """A station's folder: config, pictures named by their time, state."""
-
-    def __init__(self, folder: Path, broker: Broker, bundle: Path) -> None:
-        self.frames = folder / "frames"
-        self.frames.mkdir()
-        self.config = folder / "station.toml"
-        self.config.write_text(
-            f"""
-            [station]
-            id = "{STATION}"
-            state_dir = "state"
-            [bundle]
-            path = "{bundle}"
-            allow_unsigned = true
-            [broker]
-            url = "{broker.url}"
-            [[cameras]]
-            id = "cam"
-            type = "folder"
-            path = "frames"
-            take = "every"
-            schedule = {{ every = "0.3s" }}
-            """
-        )
-
-    def add(self, count: int) -> None:
-        """Drop pictures of 180x320, a minute apart."""
-        noise = np.random.default_rng(0)
-        for minute in range(count):
-            picture = noise.integers(0, 256, (180, 320, 3), dtype=np.uint8)
-            cv2.imwrite(str(self.frames / f"2026-01-01_00-{minute:02}-00.jpg"), picture)
-
 
 @pytest.fixture
 def site(tmp_path: Path, broker: Broker, demo_bundle: Path) -> Site:
     return Site(tmp_path, broker, demo_bundle)
-
-
-@contextmanager
-def station(site: Site) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "edge", "run", "--config", str(site.config)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def listen(
-    subscriber: Subscriber, enough: Callable[[list[Received]], bool], *, within_s: float
-) -> list[Received]:
-    """Collect until it is enough; fail where it never is."""
-    collected: list[Received] = []
-    until = time.monotonic() + within_s
-    while not enough(collected):
-        assert time.monotonic() < until, f"only {len(collected)} messages came"
-        received = subscriber.receive(0.2)
-        if received is not None:
-            collected.append(received)
-    return collected
 
 
 def new_seqs(collected: list[Received]) -> list[int]:
@@ -274,12 +213,12 @@ def test_workers_die_with_a_daemon_that_is_killed(site: Site, broker: Broker) ->
     site.add(2)
     with Subscriber(broker.address) as subscriber, station(site) as process:
         listen(subscriber, lambda c: 1 in new_seqs(c), within_s=60)
-        children = _children(process.pid)
-        assert children, "the engine worker should be running"
+        started = children(process.pid)
+        assert started, "the engine worker should be running"
         process.send_signal(signal.SIGKILL)
         process.wait(5)
         until = time.monotonic() + 5
-        while any(_alive(child) for child in children):
+        while any(runs(child) for child in started):
             assert time.monotonic() < until, "a worker outlived its daemon"
             time.sleep(0.05)
 
@@ -291,7 +230,7 @@ def test_a_hung_camera_does_not_keep_the_station_from_stopping(site: Site, broke
     site.config.write_text(text.replace('take = "every"', 'take = "every"\ndeadline_s = 300'))
     with Subscriber(broker.address) as subscriber, station(site) as process:
         listen(subscriber, lambda c: any(r.state == "online" for r in c), within_s=60)
-        _wait_for(lambda: any("camera.worker" in _command(c) for c in _children(process.pid)))
+        _wait_for(lambda: any("camera.worker" in command_of(c) for c in children(process.pid)))
         process.send_signal(signal.SIGTERM)
         listen(subscriber, lambda c: any(r.state == "offline" for r in c), within_s=40)
         assert process.wait(5) == 0
@@ -301,8 +240,8 @@ def test_a_killed_engine_worker_costs_one_frame_at_most(site: Site, broker: Brok
     site.add(20)
     with Subscriber(broker.address) as subscriber, station(site) as process:
         listen(subscriber, lambda c: 2 in new_seqs(c), within_s=60)
-        for child in _children(process.pid):
-            if "edge.engine.worker" in _command(child):
+        for child in children(process.pid):
+            if "edge.engine.worker" in command_of(child):
                 os.kill(child, signal.SIGKILL)
         collected = listen(subscriber, lambda c: 10 in new_seqs(c), within_s=60)
     messages = [r.message for r in collected if r.new]
@@ -359,19 +298,3 @@ def _wait_for(what: Callable[[], bool], *, within_s: float = 60) -> None:
 def _user_properties(message: MQTTMessage) -> dict[str, str]:
     assert message.properties is not None
     return dict(message.properties.json()["UserProperty"])
-
-
-def _children(pid: int) -> list[int]:
-    listing = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in listing.split()]
-
-
-def _command(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

@@ -41,11 +41,13 @@ def check_station(path: Path) -> bool:
 
     config = read_config(path)
     _good(f"config {path}: station {config.station.id}, {len(config.cameras)} cameras")
-    checks: list[Callable[[], str]] = [lambda: _state_dir(config), lambda: _bundle(config)]
-    checks += [lambda: _engine(config)]
-    checks += [partial(_camera, camera) for camera in config.cameras]
-    checks += [lambda: _broker(config)]
-    return all([_try(check) for check in checks])  # noqa: C419 - every check is to run
+    well = [
+        _try(lambda: _state_dir(config)),
+        _try(lambda: _bundle(config)) and _try(lambda: _engine(config)),
+        *[_try(partial(_camera, camera)) for camera in config.cameras],
+        _try(lambda: _broker(config)),
+    ]
+    return all(well)
 
 
 def check_bundle(path: Path, keys: Sequence[Path] = ()) -> bool:

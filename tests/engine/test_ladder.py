@@ -25,6 +25,7 @@ from tests.doubles.inherited import InheritedDoubles
 from tests.engine.bundles import arrays_of
 from tests.engine.fallbacks import listing, with_fallback
 from tests.engine.surgery import HEADS, swap_classes
+from tests.stations import children
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,15 +103,6 @@ def alike(found: Answer, wanted: Answer) -> bool:
         np.array_equal(getattr(found, name), getattr(wanted, name))
         for name in ("mask", "confidence", "member_masks")
     )
-
-
-def children() -> list[int]:
-    """The processes that this one started and that still run."""
-    return [
-        int(child)
-        for task in Path("/proc/self/task").iterdir()
-        for child in (task / "children").read_text(encoding="utf-8").split()
-    ]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +183,7 @@ def test_onnx_runtime_serves_while_a_slow_build_goes_on_and_tensorrt_after_it(
         assert verdict.bundle_sha256 == demo.sha256
         assert (verdict.mask_agreement, verdict.frames) == (1.0, 4)
         assert one.restarts == 0
-    assert children() == []
+    assert children(os.getpid()) == []
 
 
 def test_where_certification_fails_onnx_runtime_serves_and_the_verdict_says_by_how_much(
@@ -345,7 +337,7 @@ def test_closing_while_an_engine_is_made_ends_child_and_thread_within_seconds(
         assert time.monotonic() - began < 5
         assert one._making is not None
         assert not one._making.is_alive()
-        assert children() == []
+        assert children(os.getpid()) == []
     assert caplog.text == ""  # nothing went wrong
     assert not list((tmp_path / "engines").glob("*.plan"))
 
