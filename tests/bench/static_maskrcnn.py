@@ -131,13 +131,19 @@ def _scene(frame: np.ndarray, mask: np.ndarray, floes: np.ndarray) -> Scene:
     )
 
 
-def learn(member: InstanceMember, scenes: Iterable[Scene], *, until: Callable[[int], bool]) -> int:
+def learn(
+    member: InstanceMember,
+    scenes: Iterable[Scene],
+    *,
+    until: Callable[[int], bool],
+    rate: float = LEARNING_RATE,
+) -> int:
     """Train on scenes, one a step, until told after a step; return how many it took."""
-    optimiser = torch.optim.AdamW(member.parameters(), lr=LEARNING_RATE)
+    optimiser = torch.optim.AdamW(member.parameters(), lr=rate)
     steps = 0
     for scene in scenes:
         for group in optimiser.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, (steps + 1) / WARM_UP_STEPS)
+            group["lr"] = rate * min(1.0, (steps + 1) / WARM_UP_STEPS)
         optimiser.zero_grad()
         member.loss(*scene).backward()
         torch.nn.utils.clip_grad_norm_(member.parameters(), GRADIENT_NORM)
@@ -160,7 +166,7 @@ def difference(member: InstanceMember, static: StaticMaskRcnn, frames: torch.Ten
         box_px=boxes,
         score=scores,
         mask=masks,
-        logit=_largest(member(frames) - static(frames)),
+        logit=_largest(member(frames) - static.logits(found)),
         unresolved=int(unresolved),
     )
 

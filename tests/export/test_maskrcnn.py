@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SIZE = (384, 640)
 LEARNT_SIZE = (160, 224)
-LEARNING_STEPS = 160
+LEARNING_STEPS, LEARNING_RATE = 180, 2e-3
 SMALL: dict[str, object] = {
     "width": 32,
     "box_width": 64,
@@ -75,7 +75,7 @@ def trained() -> InstanceMember:
         packed(seed, LEARNT_SIZE, step=14 + seed % 3 * 8, radii=(3, 7 + seed % 3 * 4), ice=2)
         for seed in count(1000)
     )
-    learn(member, scenes, until=lambda steps: steps >= LEARNING_STEPS)
+    learn(member, scenes, until=lambda steps: steps >= LEARNING_STEPS, rate=LEARNING_RATE)
     return member
 
 
