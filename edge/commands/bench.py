@@ -20,6 +20,7 @@ from edge.engine import open_engine
 from edge.engine.certify import replay_golden
 from edge.engine.golden import read_golden
 from edge.engine.ladder import rungs
+from edge.engine.trt.certified import NotEqualError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Timed:
-    """A rung's load, and its frames from resize to masks, in seconds; or why it does not run."""
+    """A rung's load, and its frames from resize to masks, in seconds; or why it does not run.
+
+    certification: how it did on the golden frames, now or when it was laid aside for it.
+    """
 
     rung: Rung
     load_s: float
@@ -55,7 +59,7 @@ class _Timed:
 
 
 def bench(path: Path, cache: Path | None, *, repeats: int, as_json: bool) -> bool:
-    """Time every rung of a bundle; print them; True where each that runs answers as it should."""
+    """Time every rung of a bundle; print them; True where each engine answers as it should."""
     bundle = open_bundle(path)
     timed = [_time(bundle, rung, cache, repeats) for rung in rungs(bundle.manifest, wanted="auto")]
     if as_json:
@@ -84,7 +88,13 @@ def _time(bundle: Bundle, rung: Rung, cache: Path | None, repeats: int) -> _Time
                 engine.answer(frames[turn % len(frames)]).latency_s for turn in range(repeats)
             ]
     except EngineError as problem:
-        return _Timed(rung=rung, load_s=0, frames_s=[], certification=None, problem=str(problem))
+        return _Timed(
+            rung=rung,
+            load_s=0,
+            frames_s=[],
+            certification=problem.certification if isinstance(problem, NotEqualError) else None,
+            problem=str(problem),
+        )
     return _Timed(rung=rung, load_s=load_s, frames_s=frames_s, certification=verdict)
 
 

@@ -207,12 +207,22 @@ class Maker:
 
 
 def load_certified(bundle: Bundle, graph: Graph, folder: Path | None = None) -> TrtBackend:
-    """Load a graph's engine in this process. Raises EngineError where none here is certified."""
+    """Load a graph's engine in this process. Raises EngineError where none here is certified.
+
+    NotEqualError, with the verdict, where the one that was built here was laid aside.
+    """
     from edge.engine.trt.device import find_device  # noqa: PLC0415 - loads TensorRT
     from edge.engine.trt.run import TrtBackend  # noqa: PLC0415 - the same
 
     cache = EngineCache(folder or default_folder())
-    plan, sidecar = cache.load(origin_of(bundle, graph, find_device()))
+    origin = origin_of(bundle, graph, find_device())
+    try:
+        plan, sidecar = cache.load(origin)
+    except EngineError:
+        refused = cache.refused(origin, bundle.sha256)
+        if refused is None:
+            raise
+        raise _failed(graph, refused, "It was laid aside.") from None
     certified = sidecar.certification
     if certified.bundle_sha256 != bundle.sha256 or not certified.passed:
         raise EngineError(
