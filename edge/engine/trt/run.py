@@ -6,6 +6,7 @@ real pycuda on doubles of libcuda and TensorRT.
 
 from __future__ import annotations
 
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -65,7 +66,8 @@ class TrtBackend:
         self._thread: ThreadPoolExecutor | None = ThreadPoolExecutor(1, "tensorrt")
         try:
             self._thread.submit(self._open, plan).result()
-        except BaseException:
+        except BaseException as problem:
+            _let_go(problem)
             self.close()
             raise
 
@@ -220,6 +222,13 @@ class TrtBackend:
             ) from None
         except cuda.Error as problem:
             raise EngineError(f"{self._where}: {what} ({problem})") from None
+
+
+def _let_go(problem: BaseException | None) -> None:
+    """Empty the frames that an error remembers: nothing there may outlive the CUDA context."""
+    while problem is not None:
+        traceback.clear_frames(problem.__traceback__)
+        problem = problem.__context__
 
 
 def _kind(plan: bytes) -> str:

@@ -244,7 +244,7 @@ def test_timings_that_tensorrt_does_not_take_are_dropped_and_the_build_goes_on(
 
 def test_a_build_that_finds_no_gpu_any_more_says_so(stocked: Workshop) -> None:
     before = stocked.kept()
-    with pytest.raises(EngineError, match="driver does not start .*no CUDA-capable device"):
+    with pytest.raises(EngineError, match=r"driver does not start .*no CUDA-capable device"):
         stocked.make(rebuild=True, devices=0)
     assert stocked.kept() == before
 
