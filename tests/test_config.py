@@ -21,6 +21,10 @@ state_dir = "state"
 path = "models/ice.icecam"
 allow_unsigned = true
 
+[engine]
+backend = "trt"
+workspace_mib = 512
+
 [broker]
 url = "mqtt://broker.example:8884"
 
@@ -71,6 +75,7 @@ def test_a_full_station_toml_loads_with_every_value(tmp_path: Path) -> None:
     config = read_config(station_toml(tmp_path, FULL))
     assert config.station.id == "salluit"
     assert config.bundle.allow_unsigned
+    assert (config.engine.backend, config.engine.workspace_mib) == ("trt", 512)
     assert config.broker.address == ("broker.example", 8884)
     harbour, wharf = config.cameras
     assert (harbour.id, harbour.type, harbour.take) == ("harbour-1", "folder", "every")
@@ -84,6 +89,7 @@ def test_what_is_left_out_takes_the_safe_default(tmp_path: Path) -> None:
     config = read_config(station_toml(tmp_path, SMALL))
     assert not config.bundle.allow_unsigned
     assert config.broker.address == ("127.0.0.1", 1883)
+    assert (config.engine.backend, config.engine.workspace_mib) == ("auto", 1024)
     assert str(config.station.state_dir) == "/var/lib/icecam"
 
 
@@ -165,6 +171,38 @@ def test_relative_paths_count_from_the_file_s_folder_and_absolute_ones_stay(
             "cameras[0].region[0][0]: expected ",
         ),
         ("[[cameras]]", "[[camera]]", "camera: unknown key; did you mean 'cameras'?"),
+        (
+            "[[cameras]]",
+            '[engine]\nbackend = "cuda"\n[[cameras]]',
+            "engine.backend: expected 'auto', 'ort' or 'trt', found 'cuda'",
+        ),
+        (
+            "[[cameras]]",
+            '[engine]\nbackend = "TRT"\n[[cameras]]',
+            "engine.backend: expected 'auto', 'ort' or 'trt', found 'TRT'",
+        ),
+        ("[[cameras]]", "[engine]\nbackend = true\n[[cameras]]", "engine.backend: expected "),
+        (
+            "[[cameras]]",
+            "[engine]\nworkspace_mib = 63\n[[cameras]]",
+            "engine.workspace_mib: expected greater than or equal to 64, found 63",
+        ),
+        (
+            "[[cameras]]",
+            '[engine]\nworkspace_mib = "1 GiB"\n[[cameras]]',
+            "engine.workspace_mib: expected a valid integer",
+        ),
+        (
+            "[[cameras]]",
+            "[engine]\nworkspace_mib = 100.5\n[[cameras]]",
+            "engine.workspace_mib: expected ",
+        ),
+        (
+            "[[cameras]]",
+            "[engine]\nworkspace = 512\n[[cameras]]",
+            "engine.workspace: unknown key; did you mean 'workspace_mib'?",
+        ),
+        ("[[cameras]]", "[engines]\n[[cameras]]", "engines: unknown key; did you mean 'engine'?"),
         ("[[cameras]]", "[broker]\nurl = 1883\n[[cameras]]", "broker.url: expected "),
         (
             "[[cameras]]",

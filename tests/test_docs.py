@@ -7,10 +7,16 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from pydantic import BaseModel
 
-from edge.config import read_config
+from edge.config import StationConfig, read_config
+from edge.contract.boundary import read_toml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -23,6 +29,25 @@ def test_the_station_toml_of_the_operations_page_loads(tmp_path: Path) -> None:
     config = read_config(path)
     assert config.station.id == "salluit-01"
     assert config.cameras[0].schedule.every_s == 1800
+
+
+def test_the_station_toml_of_the_operations_page_holds_every_key(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    path = tmp_path / "station.toml"
+    path.write_text(text)
+
+    def unset(section: BaseModel, where: str) -> Iterator[str]:
+        yield from (
+            f"{where}{key}" for key in type(section).model_fields.keys() - section.model_fields_set
+        )
+        for key, value in section:
+            for one in value if isinstance(value, tuple) else [value]:
+                if isinstance(one, BaseModel):
+                    yield from unset(one, f"{where}{key}.")
+
+    config = StationConfig.model_validate(read_toml(path, what="the page's station.toml"))
+    assert list(unset(config, "")) == []
 
 
 def test_links_between_the_documents_lead_somewhere() -> None:

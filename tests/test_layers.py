@@ -90,7 +90,7 @@ def _allowed(path: str, one: Import) -> bool:  # noqa: PLR0911 - one rule of the
     if top in {"tomllib", "tomli"}:
         return False
     if top in {"tensorrt", "pycuda"}:
-        return path.startswith("edge/engine/trt/")
+        return path == "edge/engine/trt/device.py" and one.late
     if top == "onnxruntime":
         return path == "edge/engine/ort.py" or path.startswith("export/")
     return top != "paho" or path in PAHO
@@ -200,6 +200,14 @@ def test_every_file_imports_only_what_its_layer_may(path: str) -> None:
         ("edge/engine/ort.py", "import tensorrt"),
         ("edge/engine/worker.py", "def f():\n    import pycuda.driver"),
         ("export/trt.py", "from tensorrt import Builder"),
+        ("edge/engine/ladder.py", "def f():\n    import tensorrt"),
+        ("edge/engine/trt/run.py", "def f():\n    import pycuda.driver"),
+        ("edge/engine/trt/device.py", "import tensorrt"),
+        ("edge/engine/trt/device.py", "from pycuda import driver"),
+        ("edge/commands/bench.py", "import pycuda.driver"),
+        ("edge/engine/certify.py", "import onnxruntime"),
+        ("edge/engine/trt/certified.py", "from export.trt import build"),
+        ("edge/engine/trt/worker.py", "import onnxruntime"),
         ("edge/station.py", "import cv2\ncv2.VideoCapture(0)"),
         ("train/synth/view.py", "from cv2 import VideoCapture"),
     ],
@@ -219,7 +227,7 @@ def test_each_rule_finds_a_file_that_breaks_it(path: str, source: str) -> None:
         ),
         ("edge/contract/boundary.py", "import tomllib"),
         ("edge/engine/ort.py", "import onnxruntime"),
-        ("edge/engine/trt/run.py", "import tensorrt, pycuda.driver"),
+        ("edge/engine/trt/device.py", "def f():\n    import tensorrt, pycuda.driver"),
         ("edge/camera/stream.py", "import cv2\ncv2.VideoCapture(0)"),
         ("edge/publish.py", "from paho.mqtt.client import Client"),
         (
@@ -242,10 +250,8 @@ def test_export_s_init_is_empty() -> None:
 
 
 def test_what_the_station_compiles_engines_with_loads_neither_torch_nor_train() -> None:
-    sources = all_sources()
-    entry = "export/trt.py" if "export/trt.py" in sources else "edge/engine/worker.py"
-    loaded = reached(entry, sources)
-    assert loaded
+    loaded = reached("export/trt.py", all_sources())
+    assert "edge.engine.trt.certified.Maker" in loaded
     assert not [module for module in loaded if names(module, "torch") or names(module, "train")]
 
 
@@ -302,6 +308,17 @@ def test_importing_edge_and_its_main_module_loads_none_of_them_either() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     ).stdout.split()
     assert "edge.__main__" in said
+    assert not {module.partition(".")[0] for module in said}.intersection(HEAVY)
+
+
+def test_the_daemon_and_what_makes_its_engines_load_none_of_them() -> None:
+    """Rule: the daemon never decodes a picture nor runs a model; its children do."""
+    modules = "edge.daemon, edge.engine.ladder, edge.engine.trt.certified, edge.engine.trt.cache"
+    code = f"import sys, {modules}; print(*sys.modules)"
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    ).stdout.split()
+    assert "edge.engine.trt.run" not in said
     assert not {module.partition(".")[0] for module in said}.intersection(HEAVY)
 
 

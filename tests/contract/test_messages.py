@@ -16,6 +16,7 @@ from edge.contract.errors import DeliveryError
 from edge.contract.messages import (
     CameraHealth,
     CameraInfo,
+    Certification,
     ClassCoverage,
     CoverageMessage,
     EngineHealth,
@@ -84,6 +85,27 @@ def no_data(**changes: Any) -> NoDataMessage:  # noqa: ANN401
     return NoDataMessage(**origin(**{"reason": "dark", "detail": "the sun is down", **changes}))
 
 
+def certification(**changes: Any) -> Certification:  # noqa: ANN401
+    fields: dict[str, Any] = {
+        "engine": "trt",
+        "graph": "full-fp16",
+        "bundle_sha256": SHA,
+        "at": NOW,
+        "passed": False,
+        "frames": 4,
+        "mask_agreement": 0.98,
+        "member_agreement": 0.96,
+        "least_class_iou": 0.5,
+        "least_class": "ice",
+        "coverage_difference": 0.25,
+        "not_numbers": 7,
+        "median_s": 0.031,
+        "slowest_s": 0.044,
+        "shortfalls": ("IoU of ice 0.500, at least 0.97 wanted",),
+    }
+    return Certification(**{**fields, **changes})
+
+
 def health() -> HealthMessage:
     return HealthMessage(
         station="salluit",
@@ -97,7 +119,15 @@ def health() -> HealthMessage:
             observations=1, masks=1, waiting_bytes=9, oldest_age_s=None, parked=0, evicted=0
         ),
         cameras=(CameraHealth(camera="c", last_ok_at=NOW, last_fault=None, last_fault_at=None),),
-        engine=EngineHealth(state="ready", engine="ort", graph="full", restarts=0, detail=None),
+        engine=EngineHealth(
+            state="ready",
+            engine="ort",
+            graph="full",
+            degraded="onnxruntime",
+            restarts=0,
+            detail=None,
+            certifications=(certification(),),
+        ),
     )
 
 
@@ -134,6 +164,60 @@ def test_the_body_of_a_coverage_message_is_what_the_protocol_says() -> None:
     assert body["frame_size"] == [1080, 1920]
     assert body["quality"] == {"flags": ["fog"], "measures": {"sharpness": 0.25}}
     assert body["model"]["degraded"] == "none"
+
+
+@pytest.mark.protocol("engine-2")
+def test_the_verdict_on_an_engine_goes_out_with_its_figures() -> None:
+    engine = json.loads(health().encode())["engine"]
+    assert engine["degraded"] == "onnxruntime"
+    (verdict,) = engine["certifications"]
+    assert verdict == {
+        "engine": "trt",
+        "graph": "full-fp16",
+        "bundle_sha256": SHA,
+        "at": "2026-11-22T17:04:05.678Z",
+        "passed": False,
+        "frames": 4,
+        "mask_agreement": 0.98,
+        "member_agreement": 0.96,
+        "least_class_iou": 0.5,
+        "least_class": "ice",
+        "coverage_difference": 0.25,
+        "not_numbers": 7,
+        "median_s": 0.031,
+        "slowest_s": 0.044,
+        "shortfalls": ["IoU of ice 0.500, at least 0.97 wanted"],
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"engine": "Tensor RT"},
+        {"bundle_sha256": "x"},
+        {"at": datetime(2026, 1, 1)},  # noqa: DTZ001 - without a zone on purpose
+        {"frames": 0},
+        {"mask_agreement": 1.001},
+        {"member_agreement": math.nan},
+        {"least_class_iou": -0.1},
+        {"coverage_difference": math.inf},
+        {"not_numbers": -1},
+        {"median_s": math.nan},
+        {"slowest_s": -1.0},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_verdict_with_a_figure_that_cannot_be_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(change))):
+        certification(**change)
+
+
+def test_health_of_a_station_that_knows_no_certifications_is_read_all_the_same() -> None:
+    body = json.loads(health().encode())
+    del body["engine"]["certifications"]
+    read = read_message(json.dumps(body).encode(), where="m")
+    assert isinstance(read, HealthMessage)
+    assert read.engine.certifications == ()
 
 
 def test_fractions_go_out_with_six_decimals() -> None:
@@ -364,3 +448,13 @@ def test_a_word_that_a_newer_station_uses_is_shown_not_refused(field: str) -> No
     body[field] = "a_word_of_2030"
     message = read_message(json.dumps(body).encode(), where="test")
     assert getattr(message, field) == "a_word_of_2030"
+
+
+@pytest.mark.protocol("body-4")
+@pytest.mark.parametrize("field", ["state", "engine", "degraded"])
+def test_a_word_for_the_engine_that_a_newer_station_uses_is_shown_too(field: str) -> None:
+    body = json.loads(health().encode())
+    body["engine"][field] = "a_word_of_2030"
+    message = read_message(json.dumps(body).encode(), where="test")
+    assert isinstance(message, HealthMessage)
+    assert getattr(message.engine, field) == "a_word_of_2030"
