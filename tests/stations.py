@@ -5,16 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+from edge.config import ENGINES
+from edge.engine.ladder import Ladder
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from edge.contract.bundle import Bundle
     from edge.subscriber import Received, Subscriber
     from tests.conftest import Broker
 
@@ -55,6 +59,15 @@ def a_station(folder: Path, bundle: object, **changed: str) -> Path:
         """
     )
     return config
+
+
+def make_engines(bundle: Bundle, state: Path) -> None:
+    """Let a station's ladder make what it can in ``state``, and end."""
+    with closing(Ladder(bundle, "auto", cache=state / ENGINES, workspace_bytes=1 << 28)) as ladder:
+        ladder.start()
+        assert ladder._making is not None
+        ladder._making.join(60)
+        assert not ladder._making.is_alive()
 
 
 class Site:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edge.contract.bundle import open_bundle
-from tests.commands.test_check import make_engine
 from tests.doubles.inherited import InheritedDoubles
-from tests.stations import icecam
+from tests.stations import icecam, make_engines
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,7 +78,7 @@ def test_an_engine_that_was_never_compiled_is_named_and_the_rest_is_timed(
 def test_a_compiled_engine_is_timed_beside_onnx_runtime(
     demo_bundle: Path, tmp_path: Path, double: InheritedDoubles
 ) -> None:
-    make_engine(open_bundle(demo_bundle), tmp_path)
+    make_engines(open_bundle(demo_bundle), tmp_path)
     double.ask("slow=0.3")
     record = bench("--bundle", demo_bundle, "--cache", tmp_path / "engines")
     compiled, ort = record["rungs"]
@@ -92,7 +91,7 @@ def test_a_compiled_engine_is_timed_beside_onnx_runtime(
 def test_an_engine_that_answers_wrong_now_is_an_exit_status(
     demo_bundle: Path, tmp_path: Path, double: InheritedDoubles
 ) -> None:
-    make_engine(open_bundle(demo_bundle), tmp_path)
+    make_engines(open_bundle(demo_bundle), tmp_path)
     double.ask("swap-classes")
     record = bench("--bundle", demo_bundle, "--cache", tmp_path / "engines", status=1)
     assert not record["rungs"][0]["certification"]["passed"]
@@ -103,7 +102,7 @@ def test_an_engine_that_was_laid_aside_is_shown_with_its_verdict(
     demo_bundle: Path, tmp_path: Path, double: InheritedDoubles
 ) -> None:
     double.ask("lose-class=2")
-    make_engine(open_bundle(demo_bundle), tmp_path)
+    make_engines(open_bundle(demo_bundle), tmp_path)
     record = bench("--bundle", demo_bundle, "--cache", tmp_path / "engines", status=1)
     compiled, _ = record["rungs"]
     assert compiled["frames_s"] == []

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge.contract.bundle import Bundle, open_bundle
-from edge.engine.ladder import Ladder
+from edge.contract.bundle import open_bundle
 from tests.doubles.inherited import InheritedDoubles
 from tests.engine.bundles import changed
-from tests.stations import a_station, icecam
+from tests.stations import a_station, icecam, make_engines
 
 if TYPE_CHECKING:
     from tests.conftest import Broker
@@ -32,15 +31,6 @@ def config(tmp_path: Path, demo_bundle: Path, broker: Broker) -> Path:
     shutil.copy(Path(demo_bundle).parent / "frames" / "2025-12-02T14-30-00.jpg", tmp_path)
     shutil.copy(demo_bundle, tmp_path / "b.icecam")
     return a_station(tmp_path, "b.icecam", url=broker.url, more="allow_unsigned = true")
-
-
-def make_engine(bundle: Bundle, state: Path) -> None:
-    """Let a station's ladder make what it can, and end."""
-    ladder = Ladder(bundle, "auto", cache=state / "engines", workspace_bytes=1 << 28)
-    ladder.start()
-    assert ladder._making is not None
-    ladder._making.join(60)
-    ladder.close()
 
 
 def engine_lines(said: str) -> list[str]:
@@ -74,7 +64,7 @@ def test_a_certified_engine_is_shown_with_its_figures(
     config: Path, double: InheritedDoubles
 ) -> None:
     del double
-    make_engine(open_bundle(config.parent / "b.icecam"), config.parent / "state")
+    make_engines(open_bundle(config.parent / "b.icecam"), config.parent / "state")
     done = icecam("check", "--config", config)
     assert done.returncode == 0, done.stdout
     (line,) = engine_lines(done.stdout)
@@ -87,7 +77,7 @@ def test_an_engine_that_was_laid_aside_is_a_finding_with_its_figures(
     config: Path, double: InheritedDoubles
 ) -> None:
     double.ask("lose-class=2")
-    make_engine(open_bundle(config.parent / "b.icecam"), config.parent / "state")
+    make_engines(open_bundle(config.parent / "b.icecam"), config.parent / "state")
     done = icecam("check", "--config", config)
     assert done.returncode == 1
     (line,) = engine_lines(done.stdout)
@@ -103,7 +93,7 @@ def test_an_engine_certified_on_another_bundle_is_not_shown_as_certified(
     del double
     path = config.parent / "b.icecam"
     demo = open_bundle(path)
-    make_engine(demo, config.parent / "state")
+    make_engines(demo, config.parent / "state")
     changed(demo, path, {}, serial=demo.manifest.serial + 1)
     done = icecam("check", "--config", config)
     assert done.returncode == 0, done.stdout
@@ -115,7 +105,7 @@ def test_an_engine_certified_on_another_bundle_is_not_shown_as_certified(
 def test_an_engine_of_another_tensorrt_is_named_as_such(
     config: Path, double: InheritedDoubles
 ) -> None:
-    make_engine(open_bundle(config.parent / "b.icecam"), config.parent / "state")
+    make_engines(open_bundle(config.parent / "b.icecam"), config.parent / "state")
     double.ask(version="10.7.0")
     done = icecam("check", "--config", config)
     assert done.returncode == 0, done.stdout

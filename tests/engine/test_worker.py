@@ -21,13 +21,17 @@ from edge.config import FolderCamera
 from edge.contract.bundle import open_bundle, write_bundle
 from edge.contract.errors import BundleError, ConfigError, EngineError
 from edge.engine import open_engine
+from edge.engine.ladder import Ladder
 from edge.engine.worker import EngineSetup, EngineWorker
 from edge.health import HealthBook
 from edge.outbox import Outbox
 from edge.station import Station
+from tests.doubles.inherited import InheritedDoubles
+from tests.engine.bundles import changed
+from tests.stations import make_engines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 FRAME = np.random.default_rng(12).integers(0, 256, (540, 960, 3), np.uint8)
 
@@ -132,6 +136,7 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from edge.contract.bundle import open_bundle
+from edge.engine.ladder import Ladder
 from edge.engine.worker import EngineSetup, EngineWorker
 path = Path(sys.argv[1])
 worker = EngineWorker(EngineSetup(bundle=path, sha256=open_bundle(path).sha256))
@@ -197,11 +202,91 @@ def test_a_cycle_whose_bundle_went_missing_still_stores_an_observation(
     camera = FolderCamera.model_validate(
         {"type": "folder", "id": "c", "path": pictures, "schedule": {"every": "1h"}}
     )
-    setup = EngineSetup(bundle=tmp_path / "gone.icecam", sha256="0" * 64)
+    copy = tmp_path / "station.icecam"
+    shutil.copy(demo_bundle, copy)
+    bundle = open_bundle(copy)
     with (
         contextlib.closing(Outbox(tmp_path / "state")) as outbox,
-        contextlib.closing(EngineWorker(setup)) as worker,
+        contextlib.closing(
+            Ladder(bundle, "auto", cache=tmp_path / "engines", workspace_bytes=1 << 28)
+        ) as ladder,
     ):
-        station = Station("s", open_bundle(demo_bundle), worker, outbox, HealthBook(["c"]))
+        copy.unlink()
+        station = Station("s", bundle, ladder, outbox, HealthBook(["c"]))
         assert station.cycle(camera) == 1
         assert outbox.depth().observations == 1
+
+
+def test_a_graph_that_the_bundle_does_not_have_is_refused_with_those_it_has(
+    demo_bundle: Path,
+) -> None:
+    setup = EngineSetup(bundle=demo_bundle, sha256=open_bundle(demo_bundle).sha256, graph="half")
+    with (
+        contextlib.closing(EngineWorker(setup)) as worker,
+        pytest.raises(EngineError, match=r"no graph 'half'; expected one of full"),
+    ):
+        worker.segment(FRAME)
+
+
+@pytest.fixture(scope="module")
+def compiled(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the demo's certified engine, made on the TensorRT double."""
+    folder = tmp_path_factory.mktemp("compiled")
+    with pytest.MonkeyPatch.context() as patch:
+        InheritedDoubles(patch)
+        make_engines(open_bundle(demo_bundle), folder)
+    return folder / "engines"
+
+
+def other_bundle(engines: Path, bundle: Path) -> str:
+    demo = open_bundle(bundle)
+    changed(demo, bundle, {}, serial=demo.manifest.serial + 1)
+    return f"the engine of graph 'full' in {engines} was not certified with {bundle}"
+
+
+def damaged_plan(engines: Path, _: Path) -> str:
+    (plan,) = engines.glob("*.plan")
+    data = bytearray(plan.read_bytes())
+    data[-1] ^= 1
+    plan.write_bytes(data)
+    return "its plan is damaged"
+
+
+def none_built(engines: Path, _: Path) -> str:
+    shutil.rmtree(engines)
+    return f"no engine for this machine in {engines} (none was built yet)"
+
+
+def open_to_others(engines: Path, _: Path) -> str:
+    engines.chmod(0o770)
+    return f"the engines' folder {engines} is open to others (mode 770"
+
+
+@pytest.mark.parametrize("spoil", [other_bundle, damaged_plan, none_built, open_to_others])
+def test_a_worker_runs_only_an_engine_that_was_made_here_and_certified_with_its_bundle(
+    demo_bundle: Path,
+    compiled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[Path, Path], str],
+) -> None:
+    InheritedDoubles(monkeypatch)
+    engines = Path(shutil.copytree(compiled, tmp_path / "engines"))
+    bundle = Path(shutil.copy(demo_bundle, tmp_path / "b.icecam"))
+
+    def worker() -> EngineWorker:
+        sha256 = open_bundle(bundle).sha256
+        return EngineWorker(EngineSetup(bundle=bundle, sha256=sha256, backend="trt", cache=engines))
+
+    with contextlib.closing(worker()) as whole:
+        found = whole.segment(FRAME)
+    with open_engine(open_bundle(demo_bundle)) as engine:
+        here = engine.segment(FRAME)
+    assert (found.engine, found.graph) == ("trt", here.graph)
+    assert np.array_equal(found.answer.mask, here.answer.mask)
+    said = spoil(engines, bundle)
+    with contextlib.closing(worker()) as refused:
+        with pytest.raises(EngineError) as caught:
+            refused.segment(FRAME)
+        assert refused.pid is None
+    assert said in str(caught.value)
