@@ -60,7 +60,11 @@ class _Shown:
         self._depths: dict[str, int] = {}
 
     def tell(self, event: Event) -> None:
-        """Show an event; one of a kind that is not known yet is passed over."""
+        """Show an event; one of a kind that is not known yet is passed over.
+
+        Of one that another version of icecam tells in another way, its name alone is shown.
+        """
+        kind = str(event.get("event"))
         show = {
             "say": self._say,
             "progress": self._advance,
@@ -68,9 +72,12 @@ class _Shown:
             "refused": self._refused,
             "verdict": self._verdict,
             "error": self._error,
-        }.get(str(event.get("event")))
-        if show is not None:
-            show(event)
+        }.get(kind)
+        try:
+            if show is not None:
+                show(event)
+        except (KeyError, TypeError, ValueError):
+            self._say({"text": f"{kind}: told by another version of icecam, and not understood"})
 
     def _say(self, event: Event) -> None:
         self._console.print(str(event["text"]), markup=False)
@@ -89,10 +96,10 @@ class _Shown:
 
     def _engine(self, event: Event) -> None:
         found = Sidecar.model_validate(event["engine"])
-        self._console.print(f"[green]✓[/green] graph {event['graph']}: {event['found']}", end="")
+        self._console.print("[green]✓[/green] ", end="")
         self._console.print(
-            f"; {found.plan_bytes / 1e6:.1f} MB, built in {found.build_s:.0f} s with a workspace "
-            f"of {found.workspace_bytes >> 20} MiB",
+            f"graph {event['graph']}: {event['found']}; {found.plan_bytes / 1e6:.1f} MB, built in "
+            f"{found.build_s:.0f} s with a workspace of {found.workspace_bytes >> 20} MiB",
             markup=False,
         )
         self._console.print(f"  {certified(found.certification)}", markup=False)
