@@ -8,12 +8,15 @@ import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+import onnx
 import pytest
 
 from edge.contract.bundle import open_bundle
 from edge.contract.messages import CoverageMessage, HealthMessage, NoDataMessage
 from edge.subscriber import Subscriber
 from tests.doubles.inherited import InheritedDoubles
+from tests.engine.fallbacks import with_fallback
+from tests.engine.surgery import HEADS, swap_classes
 from tests.stations import Site, children, command_of, runs, station
 
 if TYPE_CHECKING:
@@ -78,6 +81,7 @@ def tensorrt_serves(heard: Heard) -> bool:
     """Whether observations and health both say so."""
     return (
         heard.rungs.count(("trt", "none")) >= 2
+        and bool(heard.healths)
         and heard.engine.engine == "trt"
         and bool(heard.engine.certifications)
     )
@@ -160,6 +164,35 @@ def test_an_engine_that_is_not_equal_never_serves_and_its_verdict_is_published(
 
 
 @pytest.mark.protocol("engine-1")
+def test_the_fallback_serves_with_its_own_members_and_both_verdicts_are_published(
+    tmp_path: Path, broker: Broker, demo_bundle: Path, double: InheritedDoubles
+) -> None:
+    del double
+    demo = open_bundle(demo_bundle)
+    wrong = onnx.load_from_string(demo.read("ensemble.onnx"))
+    swap_classes(wrong, 1, 2, heads=HEADS)
+    with_fallback(demo, tmp_path / "b.icecam", wrong.SerializeToString())
+    site = Site(tmp_path, broker, tmp_path / "b.icecam")
+    site.add(60)
+    with Subscriber(broker.address) as subscriber, station(site):
+        heard = Heard(subscriber).until(
+            lambda h: (
+                ("trt", "fallback") in h.rungs
+                and bool(h.healths)
+                and h.engine.degraded == "fallback"
+            )
+        )
+    by_rung = {one.model.degraded: one for one in heard.observations}
+    observed = by_rung["fallback"]
+    assert observed.model.graph == "fallback-fp16"
+    assert [(member.name, member.weight) for member in observed.members] == [("unet", 1.0)]
+    assert observed.ice_pixel_fraction == observed.members[0].ice_pixel_fraction
+    assert observed.spread is None
+    verdicts = [(one.graph, one.passed) for one in heard.engine.certifications]
+    assert verdicts == [("full-fp16", False), ("fallback-fp16", True)]
+
+
+@pytest.mark.protocol("engine-1")
 def test_an_engine_that_crashes_at_work_costs_no_observation(
     site: Site, broker: Broker, double: InheritedDoubles
 ) -> None:
@@ -171,7 +204,8 @@ def test_an_engine_that_crashes_at_work_costs_no_observation(
             heard = Heard(subscriber)
             heard.until(lambda _: "the next rung serves" in site.log.read_text(encoding="utf-8"))
             before = len(heard.observations)
-            heard.until(lambda h: len(h.observations) >= before + 2 and h.engine.engine == "ort")
+            heard.until(lambda h: len(h.observations) >= before + 2 and bool(h.healths))
+            heard.until(lambda h: h.engine.engine == "ort")
     assert set(heard.rungs) == {("ort", "onnxruntime")}
     assert not any(isinstance(one, NoDataMessage) for one in heard.observations)
     seqs = sorted(one.seq for one in heard.observations)
