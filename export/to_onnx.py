@@ -44,8 +44,24 @@ def to_onnx(graph: nn.Module, size: Size) -> onnx.ModelProto:
         if program is None:
             raise BundleError("torch gave no ONNX program")
         model: onnx.ModelProto = onnxslim.slim(program.model_proto)
+    _part_outputs(model)
     require_static(model)
     return model
+
+
+def _part_outputs(model: onnx.ModelProto) -> None:
+    """Let no output be a copy of another, in place: each ends in a Cast of its own.
+
+    The exporter makes one of two that are always the same, such as the mask of an ensemble of one
+    and that member's own.
+    """
+    outputs = {value.name for value in model.graph.output}
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.op_type == "Identity" and outputs.issuperset((*node.input, *node.output)):
+            name, copied = node.output[0], made_by[node.input[0]]
+            node.CopyFrom(copied)
+            node.name, node.output[0] = f"{copied.name}_{name}", name
 
 
 def require_static(model: onnx.ModelProto) -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from export.make import choose_frames, make
+from export.frames import choose_frames
+from export.make import make
 from tests.train.conftest import write_tiny
 from train.data.dataset import read_dataset
 from train.fit.plan import Choice, Hardware, Settings
