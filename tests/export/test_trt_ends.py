@@ -29,7 +29,8 @@ bundle, engines = scene.bundle, scene.engines
 stocked, workshop = scene.stocked, scene.workshop
 
 PATIENCE_S = 30.0
-LONG = "slow-build=45"
+LONG, VERY_LONG = "slow-build=45", "slow-build=900"
+"""A step of these builds takes 3 s, or a minute: between two the progress monitor can say no."""
 
 
 class Running:
@@ -84,14 +85,23 @@ def gone(pid: int) -> bool:
     return False
 
 
+@contextlib.contextmanager
+def rebuilding(workshop: Workshop, fault: str) -> Iterator[Running]:
+    """A rebuild that has begun, and is killed in the end."""
+    running = Running(workshop, "--rebuild", fault=fault)
+    try:
+        running.until('"phase": "Tactics 0"')
+        yield running
+    finally:
+        running.process.kill()
+        running.process.communicate()
+
+
 @pytest.fixture
 def building(stocked: Workshop) -> Iterator[Running]:
-    """A rebuild that takes long, and has begun."""
-    running = Running(stocked, "--rebuild", fault=LONG)
-    running.until('"phase": "Tactics 0"')
-    yield running
-    running.process.kill()
-    running.process.communicate()
+    """One that takes long."""
+    with rebuilding(stocked, LONG) as running:
+        yield running
 
 
 def test_ctrl_c_breaks_a_build_off_within_seconds_and_leaves_what_was_there(
@@ -103,7 +113,6 @@ def test_ctrl_c_breaks_a_build_off_within_seconds_and_leaves_what_was_there(
     began = time.monotonic()
     building.process.send_signal(signal.SIGINT)
     status, error = building.end()
-    # A step of this build takes 3 s, and between two the progress monitor can say no.
     assert time.monotonic() - began < 12
     assert (status, error) == (130, "")
     assert building.said("breaking off")
@@ -130,14 +139,15 @@ def test_a_second_ctrl_c_does_not_wait(stocked: Workshop, building: Running) -> 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_what_builds_dies_with_the_command_and_the_next_call_cleans_up(
-    stocked: Workshop, building: Running, how: signal.Signals
+    stocked: Workshop, how: signal.Signals
 ) -> None:
     before = stocked.kept()
-    (child,) = building.children
-    (stocked.folder / "unfinished" / "half.plan").write_bytes(b"half")
-    building.process.send_signal(how)
-    assert building.end()[0] == -how
-    assert gone(child)
+    with rebuilding(stocked, VERY_LONG) as building:
+        (child,) = building.children
+        (stocked.folder / "unfinished" / "half.plan").write_bytes(b"half")
+        building.process.send_signal(how)
+        assert building.end()[0] == -how
+        assert gone(child)
     assert stocked.kept() == before
     again = Running(stocked)
     assert again.end() == (0, "")

@@ -11,6 +11,7 @@ import pytest
 from edge.contract.errors import EngineError
 from edge.engine.trt import certified
 from edge.engine.trt.build import CancelledError, OutOfMemoryError
+from edge.engine.trt.orders import Build
 from tests.doubles.graphs import integers_to_uint8, small, unknown_operator
 from tests.engine.bundles import arrays_of, changed
 from tests.engine.trt.scene import FALLBACK, FULL, Workshop
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge.contract.bundle import Bundle
+    from edge.engine.trt.orders import Order
 
 MIB = 1 << 20
 
@@ -195,14 +197,24 @@ def test_a_build_that_hangs_is_killed_at_its_deadline(
     assert stocked.kept() == before
 
 
-def test_timings_are_kept_and_given_to_the_next_build(workshop: Workshop) -> None:
+def test_timings_are_kept_and_given_to_the_next_build(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, given = certified.Maker._ask, []
+
+    def noted(maker: certified.Maker, order: Order, deadline_s: float) -> object:
+        if isinstance(order, Build):
+            given.append(order.timings)
+        return ask(maker, order, deadline_s)
+
+    monkeypatch.setattr(certified.Maker, "_ask", noted)
     workshop.make(graph=FALLBACK)
-    first = timings(workshop)
-    assert first.read_bytes().startswith(b"10.3.0|8.7|")
+    assert timings(workshop).read_bytes().startswith(b"10.3.0|8.7|timings")
     marked = b"10.3.0|8.7|of an earlier build"
-    first.write_bytes(marked)
-    assert workshop.make(graph=FALLBACK, rebuild=True).found == "built"
-    assert timings(workshop).read_bytes() != marked
+    timings(workshop).write_bytes(marked)
+    workshop.make(graph=FALLBACK, rebuild=True)
+    assert given == [b"", marked]
+    assert timings(workshop).read_bytes().startswith(b"10.3.0|8.7|timings")
 
 
 def test_timings_reach_tensorrt_as_they_were_kept(stocked: Workshop) -> None:
