@@ -129,7 +129,8 @@ def test_an_engine_that_answers_otherwise_is_laid_aside_and_never_loaded(
         workshop.make(fault)
     assert workshop.builds == 1
     assert workshop.kept() == {}
-    assert "no engine for this machine" in workshop.told("tell(error_of(opened))")
+    said = workshop.told("tell(error_of(opened))")
+    assert said == str(failed.value).replace("; the engine of before stays.", ".")
     assert "It was laid aside; the engine of before stays." in str(failed.value)
     record = quarantined(workshop).certification
     assert record.model_dump_json() == failed.value.certification.model_dump_json()
