@@ -1,8 +1,8 @@
 """float32 → float16: the networks' layers in half the bytes, decisions and geometry as they were.
 
 Kept in float32: what comes after the members' last layers (softmax, mean, argmax), what Mask R-CNN
-does with boxes, and every node whose result grew near the end of float16's range on the frames that
-were tried. The conversion itself is ONNX Runtime's.
+does with boxes, and every node that took or gave values near the end of float16's range on the
+frames that were tried. The conversion itself is ONNX Runtime's.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ FLOAT16_BARS = Bars(
 
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm"})
 _BETWEEN_LAYERS = frozenset({"Relu", "Clip", "HardSwish", "LeakyRelu"})
+_ONE = "one to multiply by"
 _GEOMETRY = frozenset({"RoiAlign", "TopK"})
 
 
@@ -175,19 +176,25 @@ def _is_layer(node: onnx.NodeProto, weights: Collection[str]) -> bool:
 def overflowing(
     model: onnx.ModelProto, frames: Sequence[Pixels], *, among: Collection[str]
 ) -> set[str]:
-    """Return the nodes whose result or weights float16 may not hold, of those named."""
+    """Return the nodes that take or give what float16 may not hold, weights too, of those named."""
     limit = LARGEST / SAFETY
-    large = {name for name, value in largest_values(model, frames, among).items() if value > limit}
-    heavy = {
+    values = largest_values(model, frames, {node.name for node in model.graph.node})
+    large = {
+        name
+        for node in model.graph.node
+        if values.get(node.name, 0) > limit
+        for name in node.output
+    }
+    large |= {
         one.name
         for one in model.graph.initializer
         if one.data_type == TensorProto.FLOAT
         and float(np.abs(numpy_helper.to_array(one)).max(initial=0)) > limit
     }
-    return large | {
+    return {
         node.name
         for node in model.graph.node
-        if node.name in among and heavy.intersection(node.input)
+        if node.name in among and large.intersection((*node.input, *node.output))
     }
 
 
@@ -223,6 +230,11 @@ def largest_values(
     }
 
 
+def _float16_nodes(model: onnx.ModelProto) -> set[str]:
+    kinds = _element_types(model)
+    return {n.name for n in model.graph.node if kinds.get(n.output[0]) == TensorProto.FLOAT16}
+
+
 def _watch(tensor: str, name: str) -> Iterator[onnx.NodeProto]:
     yield helper.make_node("Cast", [tensor], [f"{name} wide"], to=TensorProto.FLOAT)
     yield helper.make_node("Abs", [f"{name} wide"], [f"{name} size"])
@@ -236,6 +248,7 @@ def _magnitude(value: np.float32) -> float:
 def _options() -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
 
 
@@ -249,9 +262,11 @@ def require_equal(
 ) -> Verdict:
     """Run frames through the float16 graph in ONNX Runtime and compare with float32's answers.
 
-    Raises BundleError where it falls short, with the operator that overflowed where one did.
+    Each result is rounded as an engine does (``with_rounding``). Raises BundleError where it falls
+    short, with the operator that overflowed where one did.
     """
-    backend = OrtBackend(half.SerializeToString(), where=where)
+    half = with_rounding(half)
+    backend = OrtBackend(half.SerializeToString(), where=where, as_written=True)
     verdict = judge(
         ((backend.run(frame), stored, 0.0) for frame, stored in zip(frames, answers, strict=True)),
         class_map,
@@ -266,11 +281,48 @@ def require_equal(
     return verdict
 
 
+def with_rounding(half: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a float16 graph in which each float16 result is rounded, in ONNX Runtime too.
+
+    Its CPU computes most float16 nodes in float32 and hands that on from node to node, so that
+    nothing is rounded and nothing overflows. It also leaves out casts there and back that stand
+    beside each other, but not those between two products, where a graph runs as it is written.
+    """
+    rounded = onnx.ModelProto()
+    rounded.CopyFrom(half)
+    kinds = _element_types(half)
+    nodes = list(rounded.graph.node)
+    del rounded.graph.node[:]
+    rounded.graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), _ONE))
+    for node in nodes:
+        halves = [name for name in node.output if kinds.get(name) == TensorProto.FLOAT16]
+        rounded.graph.node.append(node)
+        if node.op_type != "Cast":
+            renamed = [f"{name} exact" if name in halves else name for name in node.output]
+            rounded.graph.node[-1].output[:] = renamed
+            rounded.graph.node.extend(step for name in halves for step in _rounding(name))
+    return rounded
+
+
+def _rounding(tensor: str) -> Iterator[onnx.NodeProto]:
+    half = f"{tensor} rounded"
+    for source, target in ((f"{tensor} exact", half), (half, tensor)):
+        wide, product = f"{source} widened", f"{source} once"
+        yield _cast(source, wide, TensorProto.FLOAT)
+        yield helper.make_node("Mul", [wide, _ONE], [product], product)
+        yield _cast(product, target, TensorProto.FLOAT16)
+
+
+def _cast(source: str, target: str, kind: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [source], [target], f"cast to {target}", to=kind)
+
+
 def first_overflow(half: onnx.ModelProto, frames: Sequence[Pixels]) -> str:
-    """Name the first node whose result is no finite number on one of the frames."""
+    """Name the first node whose result float16 cannot hold on one of the frames."""
     values = largest_values(half, frames, {node.name for node in half.graph.node})
     kinds = {node.name: node.op_type for node in half.graph.node}
+    halves = _float16_nodes(half)
     for name, value in values.items():
-        if not math.isfinite(value):
+        if not math.isfinite(value) or (name in halves and value > LARGEST):
             return f"{kinds[name]} {name!r} overflowed float16 (largest {LARGEST:.0f})"
     return "no operator overflowed"

@@ -19,10 +19,15 @@ _ERRORS_ONLY = 3
 class OrtBackend:
     """One graph in an ONNX Runtime session."""
 
-    def __init__(self, onnx: bytes, *, where: str) -> None:
-        """Load a graph from its bytes. Raises EngineError where ONNX Runtime refuses it."""
+    def __init__(self, onnx: bytes, *, where: str, as_written: bool = False) -> None:
+        """Load a graph from its bytes. Raises EngineError where ONNX Runtime refuses it.
+
+        as_written: each node runs by itself, slower: nothing is fused, no rounding left out.
+        """
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
+        if as_written:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self._session = onnxruntime.InferenceSession(
                 onnx, options, providers=["CPUExecutionProvider"]
