@@ -32,6 +32,8 @@ def test_a_trained_run_is_exported_and_says_the_same(architecture: str, tmp_path
         hardware=Hardware(accelerator="cpu"),
     )
     assert run.file.training.best_epoch is not None
-    made = make([run], tmp_path / "out.icecam", frames=choose_frames(dataset, None))
+    frames = choose_frames(dataset, None)
+    # In float32: after two epochs decisions are close calls, which float16 rounds otherwise.
+    made = make([run], tmp_path / "out.icecam", frames=frames, float16=False)
     assert made.agreement >= 0.999
     assert (tmp_path / "out.icecam").is_file()
