@@ -348,6 +348,7 @@ def floes(class_map: ClassMap) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     return whole, to_float16(whole, unseen_frames()[:2])
 
 
+@pytest.mark.slow
 def test_mask_rcnn_s_layers_become_float16_and_its_boxes_stay_float32(
     floes: tuple[onnx.ModelProto, onnx.ModelProto],
 ) -> None:
@@ -366,6 +367,7 @@ def test_mask_rcnn_s_layers_become_float16_and_its_boxes_stay_float32(
     assert boxes(whole) & {node.name for node in whole.graph.node if node.op_type == "TopK"}
 
 
+@pytest.mark.slow
 def test_a_halved_mask_rcnn_is_valid_static_and_taken_by_every_tensorrt(
     floes: tuple[onnx.ModelProto, onnx.ModelProto],
 ) -> None:

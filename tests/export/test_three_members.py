@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from train.runs import Run
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
 ICE = 2
 Three = tuple[Made, Bundle, list[str]]
 
