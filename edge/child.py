@@ -17,6 +17,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edge.contract.errors import IcecamError
@@ -175,14 +176,23 @@ class Child:
         return f"{self._name} ended with status {status}"
 
 
-def serve(start: Callable[[Any, Tell], AbstractContextManager[Callable[[Any], object]]]) -> None:
+def serve(
+    start: Callable[[Any, Tell], AbstractContextManager[Callable[[Any], object]]],
+    *,
+    oom_score: int = 500,
+    niceness: int = 0,
+) -> None:
     """Run the child's end until the parent hangs up.
 
     ``start(setup, tell)`` is a context manager that gives the function which answers each request;
     ``tell`` may be called from any thread while it does.
+
+    oom_score: the least oom_score_adj, as in proc(5): where memory runs out, the kernel is to end
+    the child and not its parent. niceness: how far it stands back for others, as in nice(2).
     """
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     _die_with(parent)
+    _stand_back(oom_score, niceness)
     with Connection(descriptor) as link:
         try:
             with start(link.recv(), _teller(link)) as answer:
@@ -223,3 +233,14 @@ def _die_with(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def _stand_back(oom_score: int, niceness: int) -> None:
+    """Let others have memory and processor first, as far as this system allows it."""
+    score = Path("/proc/self/oom_score_adj")
+    with contextlib.suppress(OSError):
+        if int(score.read_text(encoding="ascii")) < oom_score:
+            score.write_text(f"{oom_score}", encoding="ascii")
+    if niceness:
+        with contextlib.suppress(OSError):
+            os.nice(niceness)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.child import Child
+from edge.child import Child, _stand_back
 from edge.contract.errors import BundleError, CameraError, EngineError
 
 TINY = '''
@@ -485,3 +485,43 @@ def test_the_child_inherits_no_descriptor_but_its_own_end() -> None:
         sockets = [name for name in names if str(name).startswith("socket:")]
     assert len(sockets) == 2
     assert len(set(sockets)) == 2
+
+
+def oom_score(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text(encoding="utf-8"))
+
+
+def test_where_memory_runs_out_the_kernel_ends_the_child_before_its_parent() -> None:
+    with tiny() as child:
+        assert oom_score(child.pid) == max(500, oom_score(os.getpid()))
+        assert os.getpriority(os.PRIO_PROCESS, child.pid) == os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def test_the_engine_maker_goes_before_the_engine_that_serves_and_is_nice_to_it() -> None:
+    with Child("edge.engine.trt.worker", None, error=EngineError, start_deadline_s=60) as maker:
+        assert oom_score(maker.pid) == max(900, oom_score(os.getpid()))
+        assert os.getpriority(os.PRIO_PROCESS, maker.pid) == min(
+            os.getpriority(os.PRIO_PROCESS, 0) + 10, 19
+        )
+
+
+EARLY = """
+from pathlib import Path
+Path("/proc/self/oom_score_adj").write_text("970")
+from edge.child import Child
+from edge.contract.errors import EngineError
+with Child("tiny_child", None, error=EngineError, start_deadline_s=30) as child:
+    print(Path(f"/proc/{child.pid}/oom_score_adj").read_text())
+"""
+
+
+def test_a_child_does_not_go_after_a_parent_that_goes_early_itself() -> None:
+    command = [sys.executable, "-c", EARLY]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stdout) == 970
+
+
+def test_a_system_that_lets_no_score_be_set_stops_no_child() -> None:
+    before = oom_score(os.getpid())
+    _stand_back(5000, 0)  # out of range: the kernel refuses it
+    assert oom_score(os.getpid()) == before

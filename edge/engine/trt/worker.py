@@ -91,4 +91,4 @@ def _same_bundle(order: Build | Certify) -> Bundle:
 
 
 if __name__ == "__main__":
-    serve(start)
+    serve(start, oom_score=900, niceness=10)
