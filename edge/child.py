@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-Reply = tuple[Literal["answer", "note", "refusal", "crash"], Any]
+Reply = tuple[Literal["answer", "note", "refusal", "crash", "memory"], Any]
 Tell = Callable[[object], bool]
 """Sends a note while an answer is awaited; False once the parent wants no answer any more."""
 
 _PR_SET_PDEATHSIG = 1
 _REAP_S = 5.0
-_END_S = 1.0
+_END_S = 10.0  # what a process takes that the kernel ends, with swap to free or a GPU's memory
 
 
 class Child:
@@ -43,7 +43,8 @@ class Child:
     Raises ``error`` where the child dies, hangs past a deadline or crashes: by then it was killed,
     and ``alive`` is False. An IcecamError that the child raised itself is raised here unchanged.
 
-    killed: whether somebody else's SIGKILL ended it: most likely the kernel's, for want of memory.
+    killed: whether it ran out of memory, or somebody else's SIGKILL ended it: most likely the
+    kernel's, for want of memory.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Child:
                 heed(value)
                 kind, value = self._link.recv()
         except (EOFError, OSError):
+            timer.cancel()
             self._see_end(late)
             raise self._error(self._death(late, deadline_s)) from None
         finally:
@@ -112,6 +114,10 @@ class Child:
         if kind == "crash":
             self.close()
             raise self._error(f"{self._name} crashed:\n{value}")
+        if kind == "memory":
+            self.close()
+            self.killed = True
+            raise self._error(f"{self._name} ran out of memory")
         if kind == "refusal":
             raise value
         return value
@@ -161,8 +167,11 @@ class Child:
 
     def _see_end(self, late: threading.Event) -> None:
         """Let the child's own end be seen, before ``close`` would make it one of ours."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_END_S)
+        if self._link.closed:  # it was seen before
+            return
+        if not (late.is_set() or self._cut_off):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_S)
         ours = late.is_set() or self._cut_off
         self.killed = self._process.poll() == -signal.SIGKILL and not ours
         self.close()
@@ -203,6 +212,8 @@ def serve(
             return
         except IcecamError as error:
             link.send(("refusal", error))
+        except MemoryError:
+            link.send(("memory", None))
         except Exception:  # noqa: BLE001 - the parent reports it; a child has no other voice
             link.send(("crash", traceback.format_exc(limit=-3)))
 

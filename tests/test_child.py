@@ -48,6 +48,12 @@ def answer(request):
         time.sleep(600)
     if order == "exit":
         os._exit(rest[0])
+    if order == "hang up, then":
+        os.close(int(sys.argv[1]))
+        time.sleep(rest[0])
+        os.kill(os.getpid(), rest[1])
+    if order == "take all memory":
+        return bytes(1 << 62)
     if order == "unsendable":
         return Unsendable()
     if order == "print":
@@ -357,6 +363,8 @@ def test_a_child_that_does_not_stop_is_killed_after_the_grace() -> None:
         (["signal", signal.SIGSEGV], False),
         (["signal", signal.SIGTERM], False),
         (["exit", 137], False),
+        (["hang up, then", 2, signal.SIGKILL], True),
+        (["take all memory"], True),
         (["fail"], False),
         (["hang"], False),
     ],
@@ -369,6 +377,37 @@ def test_only_somebody_else_s_sigkill_counts_as_killed(order: list[Any], *, kill
             child.ask(order, deadline_s=1 if order == ["hang"] else 30)
         assert child.killed is killed
     assert child.killed is killed
+
+
+def test_a_child_without_memory_is_said_to_be_and_ended() -> None:
+    with tiny() as child:
+        with pytest.raises(EngineError) as caught:
+            child.ask(["take all memory"], deadline_s=30)
+        assert str(caught.value) == "tiny_child ran out of memory"
+        assert not child.alive
+        assert state(child.pid) == ""
+    with pytest.raises(EngineError, match="tiny_child ran out of memory"):
+        tiny(["take all memory"])
+    assert zombies() == 0
+
+
+def test_a_child_that_takes_its_time_to_end_is_told_by_its_own_end_and_not_by_the_deadline() -> (
+    None
+):
+    with tiny() as child:
+        began = time.monotonic()
+        with pytest.raises(EngineError, match="tiny_child was ended by SIGSEGV"):
+            child.ask(["hang up, then", 2.5, signal.SIGSEGV], deadline_s=2)
+        assert 2.4 < time.monotonic() - began < 6
+
+
+def test_what_is_asked_after_the_deadline_s_kill_does_not_count_it_as_somebody_else_s() -> None:
+    with tiny() as child:
+        with pytest.raises(EngineError, match="within 0"):
+            child.ask(["hang"], deadline_s=0.5)
+        with pytest.raises(EngineError, match="tiny_child"):
+            child.ask(["echo", 1], deadline_s=30)
+        assert not child.killed
 
 
 def test_a_child_that_was_closed_was_not_killed_by_somebody_else() -> None:
