@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -94,23 +94,14 @@ class Child:
     ) -> Any:  # noqa: ANN401 - the child's own
         """Send a request and return the reply, or kill the child at the deadline.
 
-        ``heed`` is given each note that the child sends before its reply.
+        ``heed`` is given each note that the child sends before its reply; what it raises is raised
+        here, and leaves the child at its work.
         """
-        late = threading.Event()
-        timer = threading.Timer(deadline_s, self._cut, [late])
-        timer.start()
-        try:
-            self._link.send(request)
-            kind, value = self._link.recv()
+        with contextlib.closing(self._replies(request, deadline_s)) as replies:
+            kind, value = next(replies)
             while kind == "note":
                 heed(value)
-                kind, value = self._link.recv()
-        except (EOFError, OSError):
-            timer.cancel()
-            self._see_end(late)
-            raise self._error(self._death(late, deadline_s)) from None
-        finally:
-            timer.cancel()
+                kind, value = next(replies)
         if kind == "crash":
             self.close()
             raise self._error(f"{self._name} crashed:\n{value}")
@@ -157,6 +148,22 @@ class Child:
     ) -> None:
         """Kill the child."""
         self.close()
+
+    def _replies(self, request: object, deadline_s: float) -> Generator[Reply, None, None]:
+        """Yield what the child sends. Raises ``error`` at its end, which the deadline may bring."""
+        late = threading.Event()
+        timer = threading.Timer(deadline_s, self._cut, [late])
+        timer.start()
+        try:
+            self._link.send(request)
+            while True:
+                yield self._link.recv()
+        except (EOFError, OSError):
+            timer.cancel()
+            self._see_end(late)
+            raise self._error(self._death(late, deadline_s)) from None
+        finally:
+            timer.cancel()
 
     def _cut(self, late: threading.Event) -> None:
         """End a request from the timer's thread, even where the child cannot be killed at once."""

@@ -326,6 +326,23 @@ def refuse(_: object) -> None:
     raise Unwanted
 
 
+@pytest.mark.parametrize("problem", [BrokenPipeError("nobody reads on"), EOFError("no more")])
+def test_what_goes_wrong_where_notes_are_heeded_is_not_taken_for_the_child_s_death(
+    problem: Exception,
+) -> None:
+    def heed(_: object) -> None:
+        raise problem
+
+    count = threads()
+    with tiny() as child:
+        with pytest.raises(type(problem)) as caught:
+            child.ask(["tell and hang"], deadline_s=60, heed=heed)
+        assert caught.value is problem
+        assert child.alive
+        assert not child.killed
+    assert threads() == count
+
+
 def test_a_child_that_is_told_to_stop_hears_it_breaks_off_and_ends_by_itself(
     tmp_path: Path,
 ) -> None:
