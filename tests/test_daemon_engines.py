@@ -160,7 +160,8 @@ def test_an_engine_that_is_not_equal_never_serves_and_its_verdict_is_published(
     assert any("IoU of ice 0.000" in shortfall for shortfall in verdict.shortfalls)
     engines = site.state / "engines"
     assert not list(engines.glob("*.plan"))
-    assert len(list((engines / "quarantine").glob("*.plan"))) == 1
+    assert len(list((engines / "quarantine").glob("*.json"))) == 1
+    assert not list((engines / "quarantine").glob("*.plan"))
 
 
 @pytest.mark.protocol("engine-1")

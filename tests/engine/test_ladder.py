@@ -341,25 +341,29 @@ def test_closing_while_an_engine_is_made_ends_child_and_thread_within_seconds(
     assert not list((tmp_path / "engines").glob("*.plan"))
 
 
+def only_plan(engines: Path) -> Path:
+    (plan,) = engines.glob("*.plan")
+    return plan
+
+
 def test_after_an_update_of_jetpack_the_engine_is_built_anew_by_itself(
     demo: Bundle, engines: Path, double: InheritedDoubles, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    (plan,) = engines.glob("*.plan")
-    first = plan.read_bytes()
+    first = only_plan(engines).read_bytes()
     double.ask(version="10.7.0")
     with ladder(demo, engines) as one:
         assert made(one).segment(FRAME).engine == "trt"
         (verdict,) = one.certifications
     assert "tensorrt 10.3.0 → 10.7.0" in caplog.text
-    second = plan.read_bytes()
+    second = only_plan(engines).read_bytes()
     assert second != first
     double.ask("build-killed", version="10.7.0")  # a second build would not end well
     with ladder(demo, engines) as again:
         assert made(again).segment(FRAME).engine == "trt"
         (kept,) = again.certifications
     assert kept.encode() == verdict.encode()
-    assert plan.read_bytes() == second
+    assert only_plan(engines).read_bytes() == second
 
 
 def spoil_folder(engines: Path, _: Path) -> None:

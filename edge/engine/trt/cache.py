@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Literal
 
@@ -84,7 +84,11 @@ class Sidecar(BaseModel):
 
 
 class EngineCache:
-    """A private folder of engines, one per graph. Writers hold ``building`` meanwhile."""
+    """A private folder of engines, one per graph. Writers hold ``building`` meanwhile.
+
+    A record names its plan by hash, and is what counts: it is replaced after the new plan lies
+    here and before the old one goes, so that a reader finds either engine, whole.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Take a folder that may be yet to be made. Raises EngineError where others can open it."""
@@ -96,26 +100,25 @@ class EngineCache:
 
     def find(self, wanted: Origin) -> tuple[Sidecar | None, str]:
         """Return what lies beside a graph's plan that can be loaded here, or why there is none."""
-        name = _name(wanted)
-        try:
-            sidecar = self._read(name)
-        except (OSError, EngineError):
-            return None, "none was built yet" if not self._plan(name).exists() else "damaged record"
-        why = sidecar.origin.differences(wanted) or self._damage(self._plan(name), sidecar)
-        return (None, why) if why else (sidecar, "")
+        sidecar, why = self._record(wanted)
+        while sidecar is not None and (damage := self._damage(sidecar)):
+            newer, why = self._record(wanted)
+            if newer == sidecar:
+                return None, damage
+            sidecar = newer  # it was replaced meanwhile
+        return sidecar, why
 
     def load(self, wanted: Origin) -> tuple[bytes, Sidecar]:
         """Return a plan and what lies beside it. Raises EngineError: none fits and is whole."""
         sidecar, why = self.find(wanted)
-        if sidecar is None:
-            raise EngineError(
-                f"no engine for this machine in {self.folder} ({why})",
-                expected="one that python -m export.trt or the station compiled here",
-            )
-        plan = _read_private(self._plan(_name(wanted)))
-        if hashlib.sha256(plan).hexdigest() != sidecar.plan_sha256:
-            raise EngineError(f"the engine in {self.folder} changed while it was read")
-        return plan, sidecar
+        while sidecar is not None:
+            with suppress(EngineError):  # replaced or damaged meanwhile: the next look says
+                return read_plan(self._plan(sidecar), sidecar.plan_sha256), sidecar
+            sidecar, why = self.find(wanted)
+        raise EngineError(
+            f"no engine for this machine in {self.folder} ({why})",
+            expected="one that python -m export.trt or the station compiled here",
+        )
 
     def refused(self, wanted: Origin, bundle_sha256: str) -> Certification | None:
         """Return the verdict on an engine like this that failed on this bundle, or None."""
@@ -127,8 +130,11 @@ class EngineCache:
         return sidecar.certification if same else None
 
     def plan(self, origin: Origin) -> Path:
-        """Return where a graph's plan lies."""
-        return self._plan(_name(origin))
+        """Return where a graph's plan lies. Raises EngineError where no record names one."""
+        sidecar, why = self._record(origin)
+        if sidecar is None:
+            raise EngineError(f"no engine for this machine in {self.folder} ({why})")
+        return self._plan(sidecar)
 
     def unfinished(self, wanted: Origin) -> Path:
         """Return where a build may lay its plan until it is certified."""
@@ -136,25 +142,26 @@ class EngineCache:
 
     def keep(self, sidecar: Sidecar) -> None:
         """Let an unfinished plan that passed replace the graph's earlier one."""
-        name = _name(sidecar.origin)
-        _move(self.unfinished(sidecar.origin), self._plan(name))
+        name, plan = _name(sidecar.origin), self._plan(sidecar)
+        _move(self.unfinished(sidecar.origin), plan)
         self._write(self.folder, name, sidecar)
+        for old in set(self._plans(self.folder, name)) - {plan}:
+            old.unlink()
         self._forget(self._quarantine, name)
-        self._drop_oldest(self.folder)
 
     def quarantine(self, sidecar: Sidecar) -> None:
-        """Lay aside an unfinished plan that failed, with its verdict; it is never loaded again."""
-        name = _name(sidecar.origin)
-        _move(self.unfinished(sidecar.origin), self._quarantine / (name + _PLAN))
-        self._write(self._quarantine, name, sidecar)
-        self._drop_oldest(self._quarantine)
+        """Keep the verdict on an unfinished plan that failed; the plan itself goes."""
+        self._write(self._quarantine, _name(sidecar.origin), sidecar)
+        self.unfinished(sidecar.origin).unlink(missing_ok=True)
 
     def quarantine_kept(self, sidecar: Sidecar) -> None:
         """Do the same with one that served until now."""
-        name = _name(sidecar.origin)
-        _move(self._plan(name), self.unfinished(sidecar.origin))
-        self._forget(self.folder, name)
-        self.quarantine(sidecar)
+        self._write(self._quarantine, _name(sidecar.origin), sidecar)
+        self.forget(sidecar.origin)
+
+    def forget(self, origin: Origin) -> None:
+        """Remove a graph's plan and its record."""
+        self._forget(self.folder, _name(origin))
 
     def certify(self, sidecar: Sidecar) -> None:
         """Replace the record beside a plan that stays as it is."""
@@ -220,8 +227,12 @@ class EngineCache:
                 expected="a folder to write to with room in it, or --cache with another",
             ) from None
 
-    def _plan(self, name: str) -> Path:
-        return self.folder / (name + _PLAN)
+    def _plan(self, sidecar: Sidecar) -> Path:
+        return self.folder / f"{_name(sidecar.origin)}-{sidecar.plan_sha256[:16]}{_PLAN}"
+
+    @staticmethod
+    def _plans(folder: Path, name: str) -> list[Path]:
+        return list(folder.glob(f"{name}*{_PLAN}"))
 
     def _timings(self, origin: Origin) -> Path:
         kind = f"{origin.tensorrt} {origin.compute_capability} {origin.device} {origin.l4t}"
@@ -231,29 +242,41 @@ class EngineCache:
         path = (folder or self.folder) / (name + _SIDECAR)
         return parse_json(Sidecar, _read_private(path), where=str(path), error=EngineError)
 
+    def _record(self, wanted: Origin) -> tuple[Sidecar | None, str]:
+        """Return the record of a graph's plan where it is of this machine, or why there is none."""
+        name = _name(wanted)
+        try:
+            sidecar = self._read(name)
+        except (OSError, EngineError):
+            built = self._plans(self.folder, name)
+            return None, "damaged record" if built else "none was built yet"
+        why = sidecar.origin.differences(wanted)
+        return (None, why) if why else (sidecar, "")
+
     def _write(self, folder: Path, name: str, sidecar: Sidecar) -> None:
+        """Write a record. What it pushes out is older, whatever the clock says of the two."""
         text = sidecar.model_dump_json(by_alias=True, indent=1)
         write_atomically(folder / (name + _SIDECAR), text.encode())
+        others = [path for path in folder.glob("*" + _SIDECAR) if path.stem != name]
+        others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        for oldest in others[KEPT - 1 :]:
+            self._forget(folder, oldest.stem)
 
-    def _damage(self, plan: Path, sidecar: Sidecar) -> str:
+    def _damage(self, sidecar: Sidecar) -> str:
         """Say what is wrong with a plan: missing, or another than was written."""
         digest = hashlib.sha256()
         try:
-            with _open_private(plan) as file:
+            with _open_private(self._plan(sidecar)) as file:
                 while chunk := file.read(_READ_BYTES):
                     digest.update(chunk)
         except OSError as problem:
             return f"its plan cannot be read: {problem.strerror}"
         return "" if digest.hexdigest() == sidecar.plan_sha256 else "its plan is damaged"
 
-    def _drop_oldest(self, folder: Path) -> None:
-        plans = sorted(folder.glob("*" + _PLAN), key=lambda plan: plan.stat().st_mtime)
-        for plan in plans[:-KEPT]:
-            self._forget(folder, plan.stem)
-
     def _forget(self, folder: Path, name: str) -> None:
-        for ending in (_SIDECAR, _PLAN):
-            (folder / (name + ending)).unlink(missing_ok=True)
+        """Remove plans and record, in this order: no plan is left that no record names."""
+        for path in (*self._plans(folder, name), folder / (name + _SIDECAR)):
+            path.unlink(missing_ok=True)
         sync_folder(folder)
 
 
@@ -261,6 +284,19 @@ def default_folder() -> Path:
     """Return where a person's engines lie (XDG base directories); a station's are in state_dir."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "icecam" / "engines"
+
+
+def read_plan(path: Path, sha256: str) -> bytes:
+    """Return a plan. Raises EngineError where it is not the one with this hash."""
+    try:
+        plan = _read_private(path)
+    except OSError as problem:
+        raise EngineError(f"{path}: the engine cannot be read ({problem.strerror})") from None
+    if hashlib.sha256(plan).hexdigest() != sha256:
+        raise EngineError(
+            f"{path}: the engine is another than was written", expected=f"sha256 {sha256[:12]}…"
+        )
+    return plan
 
 
 def _name(origin: Origin) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -18,7 +19,8 @@ import pytest
 
 from edge.contract.errors import EngineError
 from edge.engine import graph_of
-from edge.engine.trt.cache import KEPT, EngineCache, Origin, default_folder
+from edge.engine.trt import cache as trt_cache
+from edge.engine.trt.cache import KEPT, EngineCache, Origin, Sidecar, default_folder
 from edge.engine.trt.certified import origin_of
 from tests.doubles import places
 from tests.engine.trt.scene import DEVICE, FALLBACK, FULL, Workshop
@@ -44,6 +46,11 @@ def plan(stocked: Workshop, origin: Origin) -> Path:
     return stocked.maker.cache.plan(origin)
 
 
+def record_of(plan: Path) -> Path:
+    """What lies beside a plan; its name is the same but for the plan's hash."""
+    return plan.with_name(plan.name.partition("-")[0] + ".json")
+
+
 def flip(plan: Path) -> None:
     content = bytearray(plan.read_bytes())
     content[len(content) // 2] ^= 1
@@ -62,17 +69,17 @@ def link(plan: Path) -> None:
 
 
 def spoil_record(plan: Path) -> None:
-    plan.with_suffix(".json").write_text('{"schema": "icecam.engine/1", "origin": {')
+    record_of(plan).write_text('{"schema": "icecam.engine/1", "origin": {')
 
 
 def newer_schema(plan: Path) -> None:
-    record = json.loads(plan.with_suffix(".json").read_text())
-    plan.with_suffix(".json").write_text(json.dumps({**record, "schema": "icecam.engine/2"}))
+    record = json.loads(record_of(plan).read_text())
+    record_of(plan).write_text(json.dumps({**record, "schema": "icecam.engine/2"}))
 
 
 def of_another(plan: Path) -> None:
-    (other,) = (one for one in plan.parent.glob("*.json") if one.stem != plan.stem)
-    shutil.copy(other, plan.with_suffix(".json"))
+    (other,) = (one for one in plan.parent.glob("*.json") if one != record_of(plan))
+    shutil.copy(other, record_of(plan))
 
 
 def plan_of_another(plan: Path) -> None:
@@ -81,7 +88,7 @@ def plan_of_another(plan: Path) -> None:
 
 
 def drop_record(plan: Path) -> None:
-    plan.with_suffix(".json").unlink()
+    record_of(plan).unlink()
 
 
 def drop_plan(plan: Path) -> None:
@@ -169,9 +176,9 @@ def test_after_an_update_the_plan_s_bytes_do_not_reach_the_new_version(stocked: 
 def test_a_version_in_the_header_that_the_record_hides_is_refused_in_tensorrt_s_words(
     stocked: Workshop, plan: Path
 ) -> None:
-    record = json.loads(plan.with_suffix(".json").read_text())
+    record = json.loads(record_of(plan).read_text())
     record["origin"]["tensorrt"] = "10.7.0"
-    plan.with_suffix(".json").write_text(json.dumps(record))
+    record_of(plan).write_text(json.dumps(record))
     said = stocked.told("tell(error_of(opened))", version="10.7.0", graph=FALLBACK)
     assert "TensorRT 10.7.0 does not load a plan of TensorRT 10.3.0" in said
     assert "expecting library version 10.7.0" in said
@@ -251,8 +258,8 @@ def test_what_is_no_folder_of_its_own_is_refused_by_name(tmp_path: Path, kind: s
 def test_a_record_that_cannot_be_written_is_a_named_error(
     stocked: Workshop, plan: Path, origin: Origin
 ) -> None:
-    plan.with_suffix(".json").unlink()
-    (plan.with_suffix(".json") / "in the way").mkdir(parents=True)
+    record_of(plan).unlink()
+    (record_of(plan) / "in the way").mkdir(parents=True)
     with pytest.raises(EngineError, match=r"engines cannot be used \(Is a directory\)"):
         stocked.make(graph=FALLBACK)
     assert stocked.maker.cache.find(origin)[0] is None
@@ -298,18 +305,99 @@ def test_the_second_of_two_builders_waits_and_is_told_so(tmp_path: Path) -> None
     assert order == ["waits", "first ends", "second"]
 
 
-def test_the_oldest_engines_go_when_there_are_too_many(stocked: Workshop, plan: Path) -> None:
-    record = plan.with_suffix(".json")
+@pytest.fixture
+def crowded(stocked: Workshop, plan: Path) -> Workshop:
+    """As many engines more as are kept, of the first seconds of 1970."""
     for number in range(KEPT):
-        name = f"{number:032x}"
-        os.utime(shutil.copy(plan, plan.with_name(f"{name}.plan")), (number, number))
-        shutil.copy(record, plan.with_name(f"{name}.json"))
-    stocked.make(graph=FALLBACK, rebuild=True)
-    names = {path.stem for path in stocked.folder.glob("*.plan")}
-    assert len(names) == KEPT
-    assert names == {path.stem for path in stocked.folder.glob("*.json")}
-    assert plan.stem in names
-    assert not names & {f"{0:032x}", f"{1:032x}"}
+        shutil.copy(plan, plan.with_name(f"{number:032x}-{number:016x}.plan"))
+        record = shutil.copy(record_of(plan), plan.with_name(f"{number:032x}.json"))
+        os.utime(record, (10 + number, 10 + number))
+    return stocked
+
+
+def names(workshop: Workshop, pattern: str) -> set[str]:
+    return {path.stem.partition("-")[0] for path in workshop.folder.glob(pattern)}
+
+
+def test_the_oldest_engines_go_when_there_are_too_many(crowded: Workshop, plan: Path) -> None:
+    crowded.make(graph=FALLBACK, rebuild=True)
+    kept = names(crowded, "*.plan")
+    assert len(kept) == KEPT
+    assert kept == names(crowded, "*.json")
+    assert record_of(plan).stem in kept
+    assert not kept & {f"{0:032x}", f"{1:032x}"}
+
+
+def test_what_was_just_written_stays_though_the_clock_says_it_is_the_oldest(
+    crowded: Workshop, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_file = type(crowded.folder).replace
+
+    def in_1970(self: Path, target: Path) -> Path:
+        os.utime(self, (1, 1))
+        return replace_file(self, target)
+
+    monkeypatch.setattr(type(crowded.folder), "replace", in_1970)
+    made = crowded.make(graph=FALLBACK, rebuild=True)
+    assert record_of(crowded.maker.cache.plan(origin)).stat().st_mtime == 1
+    found, _ = crowded.maker.cache.find(origin)
+    assert found is not None
+    assert found.model_dump_json() == made.sidecar.model_dump_json()
+    assert len(names(crowded, "*.plan")) == KEPT
+
+
+ANOTHER = b"another plan of the same graph"
+
+
+def lay_unfinished(workshop: Workshop, origin: Origin) -> Sidecar:
+    """What a build that ended and was certified leaves, before it is kept."""
+    sidecar, _ = workshop.maker.cache.find(origin)
+    assert sidecar is not None
+    workshop.maker.cache.unfinished(origin).write_bytes(ANOTHER)
+    return sidecar.model_copy(
+        update={"plan_sha256": hashlib.sha256(ANOTHER).hexdigest(), "plan_bytes": len(ANOTHER)}
+    )
+
+
+def test_the_engine_of_before_counts_until_the_record_of_the_new_one_is_written(
+    stocked: Workshop, origin: Origin, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, before = stocked.maker.cache, plan.read_bytes()
+    newer = lay_unfinished(stocked, origin)
+
+    def power_cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edge.engine.trt.cache.write_atomically", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            cache.keep(newer)
+    assert cache.load(origin)[0] == before
+    lay_unfinished(stocked, origin)
+    cache.keep(newer)
+    assert cache.load(origin) == (ANOTHER, newer)
+    assert cache.plan(origin).name == f"{record_of(plan).stem}-{newer.plan_sha256[:16]}.plan"
+    assert list(stocked.folder.glob(f"{record_of(plan).stem}*.plan")) == [cache.plan(origin)]
+
+
+@pytest.mark.parametrize("until", ["_damage", "read_plan"])
+def test_who_loads_while_an_engine_is_replaced_gets_the_new_one_whole(
+    stocked: Workshop, origin: Origin, until: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replaced between the record and the plan that it names, or before the plan's second read."""
+    cache, newer = stocked.maker.cache, lay_unfinished(stocked, origin)
+    where = trt_cache if until == "read_plan" else EngineCache
+    real, replaced = getattr(where, until), []
+
+    def replacing(*arguments: object) -> object:
+        if not replaced:
+            replaced.append(True)
+            cache.keep(newer)
+        return real(*arguments)
+
+    monkeypatch.setattr(where, until, replacing)
+    assert cache.load(origin) == (ANOTHER, newer)
+    assert replaced
 
 
 def test_a_person_s_engines_lie_in_the_cache_folder_of_the_desktop_s_rules(

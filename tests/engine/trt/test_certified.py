@@ -159,7 +159,7 @@ def test_the_engine_of_before_serves_on_after_a_rebuild_that_failed(stocked: Wor
     with pytest.raises(NotEqualError, match="the engine of before stays"):
         stocked.make("swap-classes", rebuild=True)
     assert stocked.kept() == before
-    assert len(stocked.left("quarantine")) == 2
+    assert [name[-5:] for name in stocked.left("quarantine")] == [".json"]
     made = stocked.make()
     assert (made.found, made.certification.passed) == ("kept", True)
     assert stocked.told("tell(opened().answer(frames[0]).engine)") == "trt"
@@ -196,7 +196,7 @@ def test_an_engine_that_hangs_is_killed_at_the_deadline_and_laid_aside(
 def test_an_engine_that_crashes_its_process_is_laid_aside(workshop: Workshop) -> None:
     with pytest.raises(NotEqualError, match="was ended by SIGSEGV"):
         workshop.make("crash")
-    assert len(workshop.left("quarantine")) == 2
+    assert [name[-5:] for name in workshop.left("quarantine")] == [".json"]
 
 
 @pytest.mark.parametrize(
