@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from edge.console import run_app
 from edge.contract.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from train.runs import Run
 
 app = typer.Typer(
     name="python -m export",
@@ -67,7 +62,9 @@ def make(  # noqa: PLR0913, PLR0917 - each is an option
     *,
     float32_only: Annotated[
         bool,
-        typer.Option(help="Leave out the float16 graphs, which TensorRT compiles."),
+        typer.Option(
+            "--float32-only", help="Leave out the float16 graphs, made for TensorRT."
+        ),
     ] = False,
 ) -> None:
     """Build one graph of all runs, check it against torch, and write a bundle.
@@ -81,55 +78,22 @@ def make(  # noqa: PLR0913, PLR0917 - each is an option
 
     Example: [bold]python -m export make ensemble.toml --data scenes -o ice.icecam[/bold]
     """
-    from rich.console import Console
+    from export.commands.make import Wish
+    from export.commands.make import make as command
 
-    from export.frames import choose_frames
-    from export.make import make as command
-    from export.metrics import read_metrics
-    from train.data.dataset import read_dataset
-
-    console = Console(highlight=False, soft_wrap=True)
-    dataset = None if data is None else read_dataset(data)
-    measurable = dataset is not None and bool(dataset.of("test"))
-    members, weights, temperatures = _members(runs)
-    held_out = None if metrics is None else read_metrics(metrics, members)
-    if dataset is not None and not measurable and held_out is None:
-        console.print(f"{dataset.name} holds no test group back: the bundle gets no metrics")
-    made = command(
-        members,
-        out,
-        weights=weights,
-        temperatures=temperatures,
-        frames=choose_frames(dataset, frames),
-        without=without,
-        float16=not float32_only,
-        held_out=held_out,
-        held_out_on=dataset if measurable else None,
-        bundle_id=bundle_id,
-        serial=serial,
-        say=console.print,
+    command(
+        Wish(
+            runs=tuple(runs),
+            out=out,
+            data=data,
+            frames=frames,
+            metrics=metrics,
+            without=tuple(without),
+            float16=not float32_only,
+            bundle_id=bundle_id,
+            serial=serial,
+        )
     )
-    manifest = made.manifest
-    console.print(
-        f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB): bundle {manifest.id}, serial "
-        f"{manifest.serial}; ONNX Runtime and torch agree on {made.agreement:.3%} of the pixels of "
-        f"{made.frames} frames"
-        + ("" if made.float16 is None else f"; float16: {made.float16.describe()}")
-    )
-    for member, count in made.unresolved.items():
-        console.print(
-            f"{member}: {count} overlaps of floes left unresolved on {made.frames} frames"
-        )
-    if manifest.metrics is not None:
-        console.print(
-            f"held out ({manifest.metrics.images} images of {manifest.metrics.dataset}): mIoU "
-            f"{manifest.metrics.miou:.3f}"
-        )
-    if made.unseen:
-        console.print(
-            f"[yellow]warning:[/yellow] no golden frame shows {', '.join(made.unseen)}: give "
-            "frames that do, or nobody notices on the station when such a class is lost"
-        )
 
 
 @app.command()
@@ -199,7 +163,7 @@ def check(
 
     Operators and element types are held against each version's table, and what no version takes
     is named too. Nothing runs: `icecam check` does that. Exit status 1 unless every version takes
-    the first graph.
+    what it would compile for the full ensemble.
 
     Example: [bold]python -m export check ice.icecam --tensorrt 10.3 --tensorrt 10.16[/bold]
     """
@@ -207,26 +171,6 @@ def check(
 
     if not command(bundle, tensorrt or [], as_json=as_json):
         raise typer.Exit(1)
-
-
-def _members(
-    paths: list[Path],
-) -> tuple[Sequence[Run], Sequence[float] | None, Sequence[float] | None]:
-    """Return runs, weights and temperatures, None for equal ones. Raises ConfigError."""
-    from train.ensembles import ENSEMBLE_ENDING, read_ensemble
-    from train.runs import read_run
-
-    files = [path for path in paths if path.suffix == ENSEMBLE_ENDING and not path.is_dir()]
-    if not files:
-        return [read_run(path) for path in paths], None, None
-    if len(paths) > 1:
-        raise ConfigError(
-            f"{files[0]} beside {len(paths) - 1} more",
-            expected="run folders, or one ensemble.toml alone",
-            then="Nothing was written.",
-        )
-    ensemble = read_ensemble(files[0])
-    return ensemble.runs, ensemble.weights, ensemble.temperatures
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from edge.engine.ort import OrtBackend
 from export.to_onnx import require_static
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from edge.contract.classes import Classes
     from edge.contract.frames import Pixels
@@ -51,6 +51,7 @@ FLOAT16_BARS = Bars(
 
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm"})
 _BETWEEN_LAYERS = frozenset({"Relu", "Clip", "HardSwish", "LeakyRelu"})
+"""What is part of a layer where it takes a layer's result."""
 _ONE = "one to multiply by"
 _GEOMETRY = frozenset({"RoiAlign", "TopK"})
 
@@ -72,6 +73,7 @@ def convert(model: onnx.ModelProto, kept: Collection[str]) -> onnx.ModelProto:
     """
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
+    _part_constants(whole.graph, kept)
     half = float16.convert_float_to_float16(
         whole,
         min_positive_val=SMALLEST,
@@ -93,6 +95,22 @@ def convert(model: onnx.ModelProto, kept: Collection[str]) -> onnx.ModelProto:
         ) from None
     require_static(result)
     return result
+
+
+def _part_constants(graph: onnx.GraphProto, kept: Collection[str]) -> None:
+    """Give, in place, what stays float32 constants of its own, where layers use the same ones.
+
+    The conversion would round such a constant for both.
+    """
+    floats = {one.name: one for one in graph.initializer if one.data_type == TensorProto.FLOAT}
+    halved = {name for node in graph.node if node.name not in kept for name in node.input}
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            if node.name in kept and name in halved and name in floats:
+                own = f"{name} of {node.name}"
+                copied = graph.initializer.add()
+                copied.CopyFrom(floats[name])
+                copied.name = node.input[position] = own
 
 
 def _drop_round_trips(model: onnx.ModelProto) -> None:
@@ -157,13 +175,16 @@ def boxes(model: onnx.ModelProto) -> set[str]:
     """Return the nodes that work with boxes: the first that sorts, and all after it but layers."""
     weights = {one.name for one in model.graph.initializer}
     derived: set[str] = set()
+    from_layers: set[str] = set()
     found: set[str] = set()
     for node in model.graph.node:
-        if node.op_type not in _GEOMETRY and not derived.intersection(node.input):
-            continue
-        derived.update(node.output)
-        if not _is_layer(node, weights) and node.op_type not in _BETWEEN_LAYERS:
-            found.add(node.name)
+        between = node.op_type in _BETWEEN_LAYERS and node.input[0] in from_layers
+        if _is_layer(node, weights) or between:
+            from_layers.update(node.output)
+        if node.op_type in _GEOMETRY or derived.intersection(node.input):
+            derived.update(node.output)
+            if not from_layers.issuperset(node.output):
+                found.add(node.name)
     return found
 
 
@@ -213,20 +234,17 @@ def largest_values(
         for node in watched.graph.node
         if node.name in among and kinds.get(node.output[0]) in floats
     ]
-    outputs = [f"largest of {node.output[0]}" for node in nodes]
-    for node, name in zip(nodes, outputs, strict=True):
-        watched.graph.node.extend(_watch(node.output[0], name))
-    del watched.graph.output[:]
-    watched.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, []) for name in outputs
-    )
+    _watch(watched.graph, {node.output[0]: kinds[node.output[0]] for node in nodes})
     session = onnxruntime.InferenceSession(
         watched.SerializeToString(), _options(), providers=["CPUExecutionProvider"]
     )
-    found = [session.run(None, {INPUT: frame[np.newaxis]}) for frame in frames]
+    extremes = np.array(
+        [session.run(None, {INPUT: frame[np.newaxis]}) for frame in frames], np.float32
+    )
+    magnitudes = np.abs(extremes).max(axis=0).reshape(len(nodes), 2).max(axis=1)
     return {
-        node.name: max(_magnitude(values[position]) for values in found)
-        for position, node in enumerate(nodes)
+        node.name: math.inf if math.isnan(value) else value
+        for node, value in zip(nodes, magnitudes.tolist(), strict=True)
     }
 
 
@@ -235,20 +253,31 @@ def _float16_nodes(model: onnx.ModelProto) -> set[str]:
     return {n.name for n in model.graph.node if kinds.get(n.output[0]) == TensorProto.FLOAT16}
 
 
-def _watch(tensor: str, name: str) -> Iterator[onnx.NodeProto]:
-    yield helper.make_node("Cast", [tensor], [f"{name} wide"], to=TensorProto.FLOAT)
-    yield helper.make_node("Abs", [f"{name} wide"], [f"{name} size"])
-    yield helper.make_node("ReduceMax", [f"{name} size"], [name], keepdims=0)
+def _watch(graph: onnx.GraphProto, kinds: Mapping[str, int]) -> None:
+    """Let a graph give the least and the greatest of some tensors, in their order, and no more.
 
-
-def _magnitude(value: np.float32) -> float:
-    return math.inf if np.isnan(value) else float(value)
+    Each is looked at as soon as it is there: kept until the end, they would take gigabytes.
+    """
+    nodes = list(graph.node)
+    del graph.node[:], graph.output[:]
+    for node in nodes:
+        graph.node.append(node)
+        for tensor in kinds.keys() & set(node.output):
+            watched = tensor
+            if kinds[tensor] == TensorProto.FLOAT16:
+                watched = f"{tensor} widened to watch"
+                graph.node.append(_cast(tensor, watched, TensorProto.FLOAT))
+            for reduce in ("ReduceMin", "ReduceMax"):
+                name = f"{reduce} of {tensor}"
+                graph.node.append(helper.make_node(reduce, [watched], [name], name, keepdims=0))
+                graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
 
 
 def _options() -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # as the nodes stand
     return options
 
 
@@ -297,7 +326,7 @@ def with_rounding(half: onnx.ModelProto) -> onnx.ModelProto:
     for node in nodes:
         halves = [name for name in node.output if kinds.get(name) == TensorProto.FLOAT16]
         rounded.graph.node.append(node)
-        if node.op_type != "Cast":
+        if halves:
             renamed = [f"{name} exact" if name in halves else name for name in node.output]
             rounded.graph.node[-1].output[:] = renamed
             rounded.graph.node.extend(step for name in halves for step in _rounding(name))

@@ -44,16 +44,16 @@ FILES = {FULL: "ensemble", FALLBACK: "fallback"}
 class Made:
     """What ``make`` did: the manifest, and how well others agreed with torch's float32.
 
-    agreement: share of mask pixels of ONNX Runtime's alike over all frames; float16: how the
-    full ensemble's float16 graph did on the golden frames, None where it was left out; unresolved:
+    agreement: share of mask pixels of ONNX Runtime's alike over all frames; float16: how each
+    ensemble's float16 graph did on the golden frames, none where they were left out; unresolved:
     suppressions that Mask R-CNN members left unresolved over all frames; unseen: classes that no
-    frame showed.
+    golden frame shows.
     """
 
     manifest: Manifest
     frames: int
     agreement: float
-    float16: Verdict | None
+    float16: dict[str, Verdict]
     unresolved: dict[str, int]
     unseen: tuple[str, ...]
 
@@ -111,20 +111,8 @@ def make(  # noqa: PLR0913 - each is named at the call
     networks = Networks(runs)
     say(f"answering {len(frames)} frames in torch")
     tried = _try(networks, ensembles, frames)
-    files = dict(_golden_files(tried))
-    agreement, halves = 0.0, {}
-    for name, ensemble in ensembles.items():
-        say(f"building one graph of {len(ensemble)} members at {_by(networks.size)} ({name})")
-        model = to_onnx(networks.graph(ensemble), networks.size)
-        if name == FULL or not float16:
-            files[f"{FILES[name]}.onnx"] = model.SerializeToString()
-            say(f"comparing ONNX Runtime with torch on {len(frames)} frames")
-            agreed = _require_agreement(model, tried, name, networks)
-            agreement = agreed if name == FULL else agreement
-        if float16:
-            say("halving it: float16 on the golden frames")
-            path = f"{FILES[name]}.fp16.onnx"
-            files[path], halves[name] = _halved(model, tried, name, networks, path)
+    graphs = _graphs(networks, ensembles, tried, say, float16=float16)
+    files = dict(_golden_files(tried)) | graphs.files
     fields = _manifest_fields(ensembles, files, tried, networks.unresolved)
     fields |= _identity(bundle_id or out.stem, serial)
     if held_out is not None:
@@ -132,15 +120,51 @@ def make(  # noqa: PLR0913 - each is named at the call
     elif held_out_on is not None and is_new(held_out_on, runs, say):
         say("measuring the ensemble on held-out images")
         fields["metrics"] = measure(fields, files, held_out_on).model_dump()
-    manifest = write_bundle(out, fields, files)
     return Made(
-        manifest=manifest,
+        manifest=write_bundle(out, fields, files),
         frames=len(frames),
-        agreement=agreement,
-        float16=halves.get(FULL),
+        agreement=graphs.agreement,
+        float16=graphs.float16,
         unresolved=networks.unresolved,
         unseen=_unseen(tried, runs[0]),
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Graphs:
+    """ONNX files by their names in the bundle, and how they did (see ``Made``)."""
+
+    files: dict[str, bytes]
+    agreement: float
+    float16: dict[str, Verdict]
+
+
+def _graphs(
+    networks: Networks,
+    ensembles: Mapping[str, Sequence[WeighedRun]],
+    tried: _Tried,
+    say: Callable[[str], None],
+    *,
+    float16: bool,
+) -> _Graphs:
+    """Export each ensemble and hold it against torch. Raises BundleError where one differs.
+
+    The full ensemble in float32, for ONNX Runtime; all of them in float16, for TensorRT, or else in
+    float32 too.
+    """
+    files, agreements, verdicts = {}, {}, {}
+    for name, ensemble in ensembles.items():
+        say(f"building one graph of {len(ensemble)} members at {_by(networks.size)} ({name})")
+        model = to_onnx(networks.graph(ensemble), networks.size)
+        if name == FULL or not float16:
+            files[_graph_file(name, "float32")] = model.SerializeToString()
+            say(f"comparing ONNX Runtime with torch on {len(tried.frames)} frames")
+            agreements[name] = _require_agreement(model, tried, name, networks)
+        if float16:
+            say("halving it: float16 on the golden frames")
+            path = _graph_file(name, "float16")
+            files[path], verdicts[name] = _halved(model, tried, name, networks, path)
+    return _Graphs(files=files, agreement=agreements[FULL], float16=verdicts)
 
 
 def _ensembles(
@@ -224,7 +248,7 @@ def _require_agreement(
 def _halved(
     model: onnx.ModelProto, tried: _Tried, name: str, networks: Networks, path: str
 ) -> tuple[bytes, Verdict]:
-    half = to_float16(model, tried.golden_frames())
+    half = to_float16(model, tried.frames)
     verdict = require_equal(
         half, tried.golden_frames(), tried.golden_of(name), networks.class_map, where=path
     )

@@ -31,7 +31,7 @@ def to_onnx(graph: nn.Module, size: Size) -> onnx.ModelProto:
     Raises BundleError where it breaks a rule of ``static_check``, with every finding.
     """
     example = torch.zeros(1, *size, 3, dtype=torch.uint8)
-    with _quiet():
+    with _quiet(), _named_refusal():
         program = torch.onnx.export(
             graph,
             (example,),
@@ -69,6 +69,22 @@ def require_static(model: onnx.ModelProto) -> None:
     problems = findings(model)
     if problems:
         raise BundleError("the graph breaks rules of the bundle:\n  " + "\n  ".join(problems))
+
+
+@contextmanager
+def _named_refusal() -> Iterator[None]:
+    """Turn what the exporter raises for what ONNX cannot express into a BundleError."""
+    try:
+        yield
+    except torch.onnx.OnnxExporterError as problem:
+        cause: BaseException = problem
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise BundleError(
+            f"torch cannot export a member ({str(cause).strip().splitlines()[0]})",
+            expected="operators of ONNX, in shapes that do not depend on what is seen",
+            then="Nothing was written; another encoder or architecture may do.",
+        ) from problem
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from edge.contract.bundle import open_bundle
 from edge.contract.errors import BundleError
+from edge.engine.ladder import to_compile
 from export.operators.refusals import Refusal, examine, refusals_of
 from export.operators.tables import find_version, known_versions
 from export.static_check import graph_findings
@@ -54,17 +55,28 @@ class CheckedGraph:
 def check(path: Path, versions: Sequence[str], *, as_json: bool) -> bool:
     """Check a bundle or a bare .onnx file, and print what was found.
 
-    versions: all known ones where none is given. Returns whether every version takes the first
-    graph. Raises ConfigError for a version, BundleError for a file, that cannot be checked.
+    versions: all known ones where none is given. Returns whether every version takes what it would
+    compile for the full ensemble. Raises ConfigError for a version, BundleError for a file, that
+    cannot be checked.
     """
     chosen = [find_version(one) for one in versions] or list(known_versions())
     bundle = None if path.suffix == BARE else open_bundle(path)
     graphs = [_bare(path, chosen)] if bundle is None else list(_of_bundle(bundle, chosen))
+    takes = _compiled(bundle, graphs).taken_by_all
     if as_json:
-        print(json.dumps(_told(path, bundle, chosen, graphs), indent=1))  # noqa: T201 - for a program
+        told = {"takes": takes, **_told(path, bundle, chosen, graphs)}
+        print(json.dumps(told, indent=1))  # noqa: T201 - for a program
     else:
         _show(path, bundle, chosen, graphs)
-    return graphs[0].taken_by_all
+    return takes
+
+
+def _compiled(bundle: Bundle | None, graphs: Sequence[CheckedGraph]) -> CheckedGraph:
+    """Return the graph that TensorRT would compile for the full ensemble."""
+    if bundle is None:
+        return graphs[0]
+    wanted = to_compile(bundle.manifest)[0].name
+    return next(graph for graph in graphs if graph.name == wanted)
 
 
 def _of_bundle(bundle: Bundle, versions: Sequence[Version]) -> Iterator[CheckedGraph]:
@@ -133,7 +145,6 @@ def _told(
     return {
         "path": str(path),
         "bundle": None if manifest is None else {"id": manifest.id, "serial": manifest.serial},
-        "takes": graphs[0].taken_by_all,
         "tensorrt": [asdict(version) for version in versions],
         "graphs": [asdict(graph) for graph in graphs],
         "members": []

@@ -13,7 +13,7 @@ import pytest
 from edge.contract.bundle import open_bundle
 from edge.contract.classes import Classes, ClassMap
 from edge.contract.errors import ConfigError
-from export.__main__ import _members
+from export.commands.make import _members
 from export.make import make
 from tests.export.small_runs import a_run, noise, one_thread, small_member
 from train.runs import MODEL, RUN, STATE, Run, read_run

@@ -364,6 +364,10 @@ def test_mask_rcnn_s_layers_become_float16_and_its_boxes_stay_float32(
     products = [n for n in half.graph.node if n.op_type == "MatMul"]
     assert len(products) > 24  # suppression and pasting
     assert {kinds[node.output[0]] for node in products} == {FLOAT}
+    made_by = {name: node.op_type for node in half.graph.node for name in node.output}
+    for node in half.graph.node:  # areas, limits and suppression are none of the layers'
+        if node.op_type in {"Clip", "Relu"} and kinds[node.output[0]] == FLOAT16:
+            assert made_by[node.input[0]] in {*layers, "Add"}, node.name
     assert boxes(whole) & {node.name for node in whole.graph.node if node.op_type == "TopK"}
 
 

@@ -16,9 +16,7 @@ from train.fit.plan import Choice, Network, Settings
 
 SHIPPED = Path(__file__).parents[1] / "datasets"
 
-TAKEN = frozenset(
-    {"ensemble", "ensemble-without-floes", "otsu", "colour-and-row", "evaluation", "recipe"}
-)
+TAKEN = frozenset({"ensemble", "otsu", "colour-and-row", "evaluation", "recipe"})
 """What a recipe calls its own files and predictors."""
 
 Share = Annotated[float, Field(gt=0, lt=1)]

@@ -89,6 +89,24 @@ def test_a_bare_graph_tells_what_fails_where_and_where_it_does_not(bad_graph: Pa
     assert told["bundle"] is None
 
 
+def test_what_tensorrt_would_compile_counts_not_what_onnx_runtime_runs(
+    bad_graph: Path, tmp_path: Path
+) -> None:
+    demo = open_bundle(DEMO)
+    fields = demo.manifest.model_dump(mode="json", by_alias=True, exclude={"files"})
+    half = {**fields["graphs"][0], "name": "half", "file": "half.onnx", "precision": "float16"}
+    files = {one.path: demo.read(one.path) for one in demo.manifest.files}
+    bundle = tmp_path / "half.icecam"
+    write_bundle(
+        bundle,
+        {**fields, "graphs": [*fields["graphs"], half]},
+        {**files, "half.onnx": bad_graph.read_bytes()},
+    )
+    assert check(bundle).returncode == 1
+    assert json.loads(check(bundle, "--json").stdout)["takes"] is False
+    assert check(bundle, "--tensorrt", "10.9").returncode == 0
+
+
 def with_second_graph(graph: Path, out: Path, *, first: bool) -> Path:
     """The demo bundle with another graph before or after its own, and a count of suppressions."""
     demo = open_bundle(DEMO)
