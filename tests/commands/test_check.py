@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -145,3 +146,19 @@ def test_an_engines_folder_that_others_can_open_is_a_finding(
     assert done.returncode == 1
     assert f"the engines' folder {engines} is open to others" in done.stdout
     assert sys.executable not in done.stdout  # no traceback
+
+
+def test_root_checks_the_engines_of_a_station_s_user(
+    config: Path, double: InheritedDoubles
+) -> None:
+    if os.geteuid():
+        pytest.skip("NOT ROOT: cannot give a folder to another user")
+    del double
+    make_engines(open_bundle(config.parent / "b.icecam"), config.parent / "state")
+    engines = config.parent / "state" / "engines"
+    for path in (engines, *engines.rglob("*")):
+        os.chown(path, 12345, 12345)
+    done = icecam("check", "--config", config)
+    assert done.returncode == 0, done.stdout
+    (line,) = engine_lines(done.stdout)
+    assert "certified" in line

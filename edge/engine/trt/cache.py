@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import pwd
 import shutil
 import stat
 from contextlib import contextmanager, suppress
@@ -91,12 +92,18 @@ class EngineCache:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Take a folder that may be yet to be made. Raises EngineError where others can open it."""
+        """Take a folder that may be yet to be made. Raises EngineError: not this user's to read.
+
+        Root may read another user's records; to load or build, the folder is to be one's own.
+        """
         self.folder = folder
         self._quarantine = folder / "quarantine"
         self._unfinished = folder / "unfinished"
-        if folder.exists():
-            _require_private(folder)
+        found = _looked_at(folder)
+        if found is not None:
+            _require_closed(folder, found)
+            if os.geteuid():
+                _require_own(folder, found)
 
     def find(self, wanted: Origin) -> tuple[Sidecar | None, str]:
         """Return what lies beside a graph's plan that can be loaded here, or why there is none."""
@@ -110,6 +117,7 @@ class EngineCache:
 
     def load(self, wanted: Origin) -> tuple[bytes, Sidecar]:
         """Return a plan and what lies beside it. Raises EngineError: none fits and is whole."""
+        self.require_own()
         sidecar, why = self.find(wanted)
         while sidecar is not None:
             with suppress(EngineError):  # replaced or damaged meanwhile: the next look says
@@ -119,6 +127,12 @@ class EngineCache:
             f"no engine for this machine in {self.folder} ({why})",
             expected="one that python -m export.trt or the station compiled here",
         )
+
+    def require_own(self) -> None:
+        """Raise EngineError where the folder is another user's: what is loaded runs as this one."""
+        found = _looked_at(self.folder)
+        if found is not None:
+            _require_own(self.folder, found)
 
     def refused(self, wanted: Origin, bundle_sha256: str) -> Certification | None:
         """Return the verdict on an engine like this that failed on this bundle, or None."""
@@ -215,7 +229,9 @@ class EngineCache:
     def _make(self) -> None:
         for one in (self.folder, self._quarantine, self._unfinished):
             one.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _require_private(one)
+            found = one.lstat()
+            _require_closed(one, found)
+            _require_own(one, found)
 
     @contextmanager
     def _naming_what_fails(self) -> Iterator[None]:
@@ -303,17 +319,49 @@ def _name(origin: Origin) -> str:
     return origin.onnx_sha256[:32]
 
 
-def _require_private(folder: Path) -> None:
-    found = folder.lstat()
+def _looked_at(folder: Path) -> os.stat_result | None:
+    """Return what a folder is, None where there is none. Raises EngineError: it cannot be seen."""
+    try:
+        return folder.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as problem:
+        raise EngineError(
+            f"the engines' folder {folder} cannot be looked at ({problem.strerror})",
+            expected=f"a folder that user {os.geteuid()} may enter",
+            then="Run this as the user whose engines they are, or name another folder with "
+            "--cache.",
+        ) from None
+
+
+def _require_closed(folder: Path, found: os.stat_result) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise EngineError(f"the engines' folder {folder} is no folder", expected="one, or nothing")
-    if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+    if found.st_mode & 0o077:
         raise EngineError(
-            f"the engines' folder {folder} is open to others (mode {found.st_mode & 0o7777:o}, "
-            f"owner {found.st_uid})",
-            expected=f"a folder of user {os.geteuid()} alone, mode 700: engines are native code",
+            f"the engines' folder {folder} is open to others (mode {found.st_mode & 0o7777:o})",
+            expected="mode 700: engines are native code",
             then=f"Nothing in it was loaded; chmod 700 {folder}, or remove it.",
         )
+
+
+def _require_own(folder: Path, found: os.stat_result) -> None:
+    if found.st_uid != os.geteuid():
+        owner = _user(found.st_uid)
+        raise EngineError(
+            f"the engines' folder {folder} belongs to user {owner}",
+            expected="one of one's own: engines are native code",
+            then=f"Nothing in it was loaded; run this as that user (sudo -u {owner} ...), or name "
+            "another folder with --cache.",
+        )
+
+
+def _user(uid: int) -> str:
+    """Return a user's name, or its number as sudo takes it."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"'#{uid}'"
 
 
 @contextmanager

@@ -187,31 +187,40 @@ def test_a_version_in_the_header_that_the_record_hides_is_refused_in_tensorrt_s_
 @pytest.mark.parametrize("mode", [0o755, 0o701, 0o770, 0o707])
 def test_a_folder_that_others_can_open_is_refused_by_name(stocked: Workshop, mode: int) -> None:
     stocked.folder.chmod(mode)
-    with pytest.raises(EngineError, match=rf"is open to others \(mode {mode:o}, owner \d+\).*700"):
+    with pytest.raises(EngineError, match=rf"is open to others \(mode {mode:o}\).*700"):
         EngineCache(stocked.folder)
     said = stocked.told("tell(error_of(opened))")
     assert f"{stocked.folder} is open to others" in said
     assert "Nothing in it was loaded; chmod 700" in said
 
 
-def test_a_folder_of_another_user_is_refused_by_name(stocked: Workshop) -> None:
+def test_root_may_read_another_user_s_engines_and_loads_and_builds_none(
+    stocked: Workshop, origin: Origin
+) -> None:
     if os.geteuid():
         pytest.skip("NOT ROOT: cannot give a folder to another user")
     os.chown(stocked.folder, STRANGER, STRANGER)
-    with pytest.raises(EngineError, match=rf"open to others \(mode 700, owner {STRANGER}\)"):
-        EngineCache(stocked.folder)
+    cache = EngineCache(stocked.folder)
+    before = stocked.kept()
+    assert cache.find(origin)[0] is not None
+    assert cache.refused(origin, stocked.bundle.sha256) is None
+    theirs = rf"belongs to user '#{STRANGER}'; .* \(sudo -u '#{STRANGER}' \.\.\.\).* --cache"
+    with pytest.raises(EngineError, match=theirs):
+        cache.load(origin)
+    for rebuild in (False, True):
+        with pytest.raises(EngineError, match=theirs):
+            stocked.make(graph=FALLBACK, rebuild=rebuild)
+    assert stocked.steps == []
+    assert stocked.kept() == before
 
 
-def test_another_user_refuses_this_user_s_folder_as_long_as_it_can_be_seen() -> None:
-    if os.geteuid():
-        pytest.skip("NOT ROOT: cannot become another user")
-    code = f"""
+AS_A_STRANGER = f"""
 import os, pathlib, sys, tempfile
 from edge.contract.errors import EngineError
 from edge.engine.trt.cache import EngineCache
 with tempfile.TemporaryDirectory() as folder:
     os.chmod(folder, 0o700)
-    place = pathlib.Path(folder)
+    place = pathlib.Path(folder) / sys.argv[1]
     EngineCache(place)
     os.seteuid({STRANGER})
     try:
@@ -220,15 +229,28 @@ with tempfile.TemporaryDirectory() as folder:
         print(problem)
     os.seteuid(0)
 """
+
+
+@pytest.mark.parametrize(
+    ("below", "said"),
+    [
+        ("", "belongs to user root; expected one of one's own: "),
+        ("", "(sudo -u root ...)"),
+        ("engines", "engines cannot be looked at (Permission denied)"),
+        ("engines", "Run this as the user whose engines they are"),
+    ],
+)
+def test_another_user_is_told_whose_engines_they_are(below: str, said: str) -> None:
+    if os.geteuid():
+        pytest.skip("NOT ROOT: cannot become another user")
     ended = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", AS_A_STRANGER, below],
         cwd=places.REPOSITORY,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "owner 0" in ended.stdout
-    assert f"a folder of user {STRANGER} alone" in ended.stdout
+    assert said in ended.stdout
 
 
 def test_a_folder_is_made_for_its_owner_alone_whatever_the_umask(tmp_path: Path) -> None:
