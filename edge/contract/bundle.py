@@ -1,7 +1,8 @@
 """Bundles: an uncompressed tar of a manifest and the files it lists.
 
 ``manifest.json`` comes first, then ``manifest.sig`` where the bundle is signed, then the files.
-Nothing is unpacked to disk: files are read into memory, and used once size and hash were checked.
+Nothing is unpacked to disk. Who brought a file may have meant harm: nothing of it is read before
+the manifest lists it at the size it has, and it is used once its hash was checked.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+from collections import Counter
 from collections.abc import Callable
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,17 +24,20 @@ from edge.contract.classes import ClassMap
 from edge.contract.errors import BundleError
 from edge.contract.files import write_atomically
 from edge.contract.messages import Moment, Sha256
+from edge.contract.ustar import DO_NOTHING, entries
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
+
+    from edge.contract.ustar import Entry
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 MAX_FILE_BYTES = 2 << 30
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_SIGNATURE_BYTES = 64 << 10
-_MOST_BYTES = {MANIFEST: MAX_MANIFEST_BYTES, SIGNATURE: MAX_SIGNATURE_BYTES}
+_MOST_NAMED = 4
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -44,11 +48,6 @@ Verify = Callable[[bytes, bytes | None], str | None]
 
 Raises BundleError where the bundle is not to be opened.
 """
-
-_Entry = tuple[str, Callable[[], bytes]]
-"""The name of a file in the archive, and what reads it."""
-
-_DO_NOTHING = "The bundle was not loaded; bring a whole copy."
 
 
 class _Part(BaseModel):
@@ -210,11 +209,14 @@ class Bundle:
     def read(self, member: str) -> bytes:
         """Return one listed file, checked again against its hash. Raises BundleError."""
         listed = {file.path: file for file in self.manifest.files}[member]
-        with closing(_entries(self.path)) as entries:
-            for name, read in entries:
-                if name == member:
-                    return _checked(self.path, listed, read())
-        raise BundleError(f"{self.path}: {member} is missing", then=_DO_NOTHING)
+        with closing(entries(self.path)) as archive:
+            for entry in archive:
+                if entry.name == member:
+                    _require_size(self.path, listed, entry)
+                    data = entry.read()
+                    _require_hash(self.path, listed, hashlib.sha256(data).hexdigest())
+                    return data
+        raise BundleError(f"{self.path}: {member} is missing", then=DO_NOTHING)
 
 
 def open_bundle(path: Path, *, verify: Verify | None = None) -> Bundle:
@@ -222,18 +224,18 @@ def open_bundle(path: Path, *, verify: Verify | None = None) -> Bundle:
 
     ``verify`` is asked before the manifest is parsed and before any file after it is read.
     """
-    with closing(_entries(path)) as entries:
-        raw, signature, following = _opening(path, entries)
+    with closing(entries(path)) as archive:
+        raw, signature, following = _opening(path, archive)
         signed_by = None if verify is None else verify(raw, signature)
         manifest = parse_json(
             Manifest,
             raw,
             where=f"{path}: {MANIFEST}",
             error=BundleError,
-            then=_DO_NOTHING,
+            then=DO_NOTHING,
             ignore_unknown=True,
         )
-        _check_files(path, manifest, chain(following, entries))
+        _check_files(path, manifest, chain(following, archive))
     return Bundle(
         path=path,
         manifest=manifest,
@@ -294,95 +296,68 @@ def _write(path: Path, raw: bytes, signature: bytes | None, files: Mapping[str, 
     write_atomically(path, archive.getvalue())
 
 
-def _entries(path: Path) -> Generator[_Entry, None, None]:
-    """Yield each regular file, not yet read; refuse every other kind of entry."""
-    with (
-        _naming_damage(path),
-        path.open("rb") as file,
-        tarfile.open(fileobj=file, mode="r:") as tar,
-    ):
-        for entry in tar:
-            _refuse_odd(path, entry)
-            yield entry.name, partial(_read, path, tar, entry)
+def _opening(path: Path, archive: Iterator[Entry]) -> tuple[bytes, bytes | None, tuple[Entry, ...]]:
+    """Return manifest, signature or None, and the entry that was found in the signature's place."""
+    first = next(archive, None)
+    if first is None or first.name != MANIFEST:
+        found = "nothing" if first is None else first.name
+        raise BundleError(
+            f"{path}: begins with {found!r}", expected=f"{MANIFEST} first", then=DO_NOTHING
+        )
+    raw = _read_at_most(path, first, MAX_MANIFEST_BYTES)
+    second = next(archive, None)
+    if second is None or second.name != SIGNATURE:
+        return raw, None, () if second is None else (second,)
+    return raw, _read_at_most(path, second, MAX_SIGNATURE_BYTES), ()
 
 
-def _refuse_odd(path: Path, entry: tarfile.TarInfo) -> None:
-    if not entry.isreg() or entry.issparse():
-        raise BundleError(f"{path}: {entry.name!r} is not a regular file", then=_DO_NOTHING)
-    most = _MOST_BYTES.get(entry.name, MAX_FILE_BYTES)
+def _read_at_most(path: Path, entry: Entry, most: int) -> bytes:
     if entry.size > most:
         raise BundleError(
             f"{path}: {entry.name!r} of {entry.size} bytes",
             expected=f"at most {most}",
-            then=_DO_NOTHING,
+            then=DO_NOTHING,
         )
+    return entry.read()
 
 
-def _read(path: Path, tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
-    with _naming_damage(path):
-        stream = tar.extractfile(entry)
-        return b"" if stream is None else stream.read()
-
-
-@contextmanager
-def _naming_damage(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as problem:
-        why = problem.strerror or str(problem)
-        raise BundleError(f"{path}: cannot be read ({why})", then=_DO_NOTHING) from None
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as problem:
-        raise BundleError(
-            f"{path}: not a whole uncompressed tar ({problem})", then=_DO_NOTHING
-        ) from None
-    except MemoryError:
-        raise BundleError(
-            f"{path}: an entry claims more bytes than fit in memory", then=_DO_NOTHING
-        ) from None
-
-
-def _opening(
-    path: Path, entries: Iterator[_Entry]
-) -> tuple[bytes, bytes | None, tuple[_Entry, ...]]:
-    """Return manifest, signature or None, and the entry that was found in the signature's place."""
-    name, read = next(entries, ("nothing", bytes))
-    if name != MANIFEST:
-        raise BundleError(
-            f"{path}: begins with {name!r}", expected=f"{MANIFEST} first", then=_DO_NOTHING
-        )
-    raw = read()
-    second = next(entries, None)
-    if second is None:
-        return raw, None, ()
-    name, read = second
-    return (raw, read(), ()) if name == SIGNATURE else (raw, None, (second,))
-
-
-def _check_files(path: Path, manifest: Manifest, entries: Iterable[_Entry]) -> None:
+def _check_files(path: Path, manifest: Manifest, archive: Iterable[Entry]) -> None:
     expected = {file.path: file for file in manifest.files}
-    for name, read in entries:
-        if name not in expected:
+    for entry in archive:
+        listed = expected.pop(entry.name, None)
+        if listed is None:
             raise BundleError(
-                f"{path}: {name!r} is not listed in the manifest, or twice", then=_DO_NOTHING
+                f"{path}: {entry.name!r} is not listed in the manifest, or twice", then=DO_NOTHING
             )
-        _checked(path, expected.pop(name), read())
+        _require_size(path, listed, entry)
+        _require_hash(path, listed, entry.sha256())
     if expected:
-        missing = ", ".join(sorted(expected))
-        raise BundleError(f"{path}: missing {missing}", then=_DO_NOTHING)
+        missing = ", ".join(sorted(expected)[:_MOST_NAMED])
+        more = len(expected) - _MOST_NAMED
+        further = f" and {more} more" if more > 0 else ""
+        raise BundleError(f"{path}: missing {missing}{further}", then=DO_NOTHING)
 
 
-def _checked(path: Path, listed: ListedFile, data: bytes) -> bytes:
-    if len(data) != listed.size or hashlib.sha256(data).hexdigest() != listed.sha256:
+def _require_size(path: Path, listed: ListedFile, entry: Entry) -> None:
+    if entry.size != listed.size:
         raise BundleError(
-            f"{path}: {listed.path} is damaged ({len(data)} bytes)",
-            expected=f"{listed.size} bytes with sha256 {listed.sha256[:12]}…",
-            then=_DO_NOTHING,
+            f"{path}: {listed.path} is damaged ({entry.size} bytes)",
+            expected=f"{listed.size} bytes",
+            then=DO_NOTHING,
         )
-    return data
+
+
+def _require_hash(path: Path, listed: ListedFile, sha256: str) -> None:
+    if sha256 != listed.sha256:
+        raise BundleError(
+            f"{path}: {listed.path} is damaged (sha256 {sha256[:12]}…)",
+            expected=f"sha256 {listed.sha256[:12]}…",
+            then=DO_NOTHING,
+        )
 
 
 def _refuse_repeats(what: str, names: list[str]) -> None:
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         message = f"expected each of {what} once, repeated {repeated}"
         raise ValueError(message)
