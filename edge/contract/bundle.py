@@ -206,9 +206,16 @@ class Bundle:
     signature: bytes | None
     signed_by: str | None
 
+    def listed(self, path: str) -> ListedFile:
+        """Return what the manifest says of a file. Raises BundleError where it lists none such."""
+        for file in self.manifest.files:
+            if file.path == path:
+                return file
+        raise BundleError(f"{self.path}: {path!r} is not listed in the manifest")
+
     def read(self, member: str) -> bytes:
         """Return one listed file, checked again against its hash. Raises BundleError."""
-        listed = {file.path: file for file in self.manifest.files}[member]
+        listed = self.listed(member)
         with closing(entries(self.path)) as archive:
             for entry in archive:
                 if entry.name == member:

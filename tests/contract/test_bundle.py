@@ -230,6 +230,20 @@ def test_a_flip_in_a_file_s_bytes_after_it_was_opened_is_found_when_it_is_read(
         bundle.read("golden/0.npz")
 
 
+def test_a_file_is_found_by_its_path_with_size_and_hash(good: Path) -> None:
+    listed = open_bundle(good).listed("golden/0.png")
+    assert listed.path == "golden/0.png"
+    assert (listed.size, listed.sha256) == (9, hashlib.sha256(b"a picture").hexdigest())
+
+
+@pytest.mark.parametrize("path", ["golden/1.png", "manifest.json", "golden", ""])
+def test_a_file_that_no_manifest_lists_is_a_bundle_error(good: Path, path: str) -> None:
+    bundle = open_bundle(good)
+    for look in (bundle.listed, bundle.read):
+        with pytest.raises(BundleError, match=f"'{path}' is not listed in the manifest"):
+            look(path)
+
+
 def test_a_bundle_that_went_away_after_it_was_opened_is_a_bundle_error(good: Path) -> None:
     bundle = open_bundle(good)
     good.unlink()
