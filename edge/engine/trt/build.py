@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edge.contract.errors import EngineError
@@ -98,11 +98,12 @@ def build_plan(
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
     kept = _give_timings(config, timings)
-    monitor = _monitor(trt, tell)
+    phases = _Phases(tell)
+    monitor = _monitor(trt, phases)  # held here: TensorRT calls it from threads of its own
     config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise _failure(where, workspace_bytes, logger, cancelled=monitor.cancelled.is_set())
+        raise _failure(where, workspace_bytes, logger, cancelled=phases.cancelled.is_set())
     return Built(plan=bytes(memoryview(plan)), timings=bytes(memoryview(kept.serialize())))
 
 
@@ -158,54 +159,59 @@ def _failure(
     return EngineError(f"{where}: TensorRT built no engine{because(logger)}", expected=hint)
 
 
-def _monitor(trt: ModuleType, tell: Callable[[Progress], bool]) -> Any:  # noqa: ANN401 - the same
-    """Return a progress monitor that hands on what it is told, at most some ten times a second."""
+class _Phases:
+    """The phases that a build is in. Each is told as it begins and ends.
+
+    Steps between are told some ten times a second at most. Called from several threads.
+    """
+
+    def __init__(self, tell: Callable[[Progress], bool]) -> None:
+        self.cancelled = threading.Event()
+        self._wanted = tell
+        self._begun: dict[str, Progress] = {}
+        self._told_s = 0.0
+
+    def begin(self, phase: str, parent: str, steps: int) -> None:
+        self._begun[phase] = Progress(phase=phase, parent=parent, step=0, steps=steps)
+        self._tell(self._begun[phase])
+
+    def step(self, phase: str, step: int) -> bool:
+        """Note that a step, counted from 0, was done; say whether to go on."""
+        begun, now_s = self._begun.get(phase), time.monotonic()
+        if begun is not None and now_s - self._told_s >= _BETWEEN_STEPS_S:
+            self._told_s = now_s
+            self._tell(replace(begun, step=step + 1))
+        return not self.cancelled.is_set()
+
+    def end(self, phase: str) -> None:
+        begun = self._begun.pop(phase, None)
+        if begun is not None:
+            self._tell(replace(begun, step=begun.steps, over=True))
+
+    def _tell(self, progress: Progress) -> None:
+        if not self._wanted(progress):
+            self.cancelled.set()
+
+
+def _monitor(trt: ModuleType, phases: _Phases) -> Any:  # noqa: ANN401 - the same
+    """Return a progress monitor of TensorRT's own kind."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
-        """TensorRT calls it from several threads."""
+        """Hands on what it is told. The parameters are called what TensorRT calls them."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.cancelled = threading.Event()
-            self._phases: dict[str, Progress] = {}
-            self._told_s = 0.0
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             """Begin a phase."""
-            self._phases[phase_name] = Progress(
-                phase=phase_name, parent=parent_phase or "", step=0, steps=num_steps
-            )
-            self._tell(self._phases[phase_name])
+            phases.begin(phase_name, parent_phase or "", num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             """Say whether to go on."""
-            begun = self._phases.get(phase_name)
-            now_s = time.monotonic()
-            if begun is not None and now_s - self._told_s >= _BETWEEN_STEPS_S:
-                self._told_s = now_s
-                self._tell(
-                    Progress(
-                        phase=phase_name, parent=begun.parent, step=step + 1, steps=begun.steps
-                    )
-                )
-            return not self.cancelled.is_set()
+            return phases.step(phase_name, step)
 
         def phase_finish(self, phase_name: str) -> None:
             """End a phase."""
-            begun = self._phases.pop(phase_name, None)
-            if begun is not None:
-                self._tell(
-                    Progress(
-                        phase=phase_name,
-                        parent=begun.parent,
-                        step=begun.steps,
-                        steps=begun.steps,
-                        over=True,
-                    )
-                )
-
-        def _tell(self, progress: Progress) -> None:
-            if not tell(progress):
-                self.cancelled.set()
+            phases.end(phase_name)
 
     return Monitor()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from edge.contract.bundle import Bundle, Graph
+    from edge.contract.bundle import Bundle, Graph, ListedFile
     from edge.engine.trt.build import Progress
     from edge.engine.trt.device import Device
     from edge.engine.trt.orders import Built
@@ -98,7 +98,7 @@ class Maker:
                 lies_here = self._without_building(bundle, graph, origin)
                 if lies_here is not None:
                     return lies_here
-            self.cache.require_room(_size(bundle, graph))
+            self.cache.require_room(_listed(bundle, graph).size)
             built, workspace_bytes = self._build(bundle, graph, origin)
             return self._prove(bundle, graph, origin, built, workspace_bytes)
 
@@ -119,7 +119,7 @@ class Maker:
         if sidecar.certification.bundle_sha256 == bundle.sha256:
             return Certified(sidecar=sidecar, found="kept")
         self.say(f"the engine of graph {graph.name!r} lies here; running golden frames through it")
-        verdict = self._certification(bundle, graph, self.cache.plan(origin))
+        verdict = self._certification(bundle, graph, self.cache.plan(origin), sidecar.plan_sha256)
         sidecar = sidecar.model_copy(update={"certification": verdict})
         if not verdict.passed:
             self.cache.quarantine_kept(sidecar)
@@ -154,7 +154,8 @@ class Maker:
         self, bundle: Bundle, graph: Graph, origin: Origin, built: Built, workspace_bytes: int
     ) -> Certified:
         self.say(f"running {len(bundle.manifest.golden)} golden frames through it")
-        verdict = self._certification(bundle, graph, self.cache.unfinished(origin))
+        plan = self.cache.unfinished(origin)
+        verdict = self._certification(bundle, graph, plan, built.plan_sha256)
         sidecar = Sidecar(
             origin=origin,
             plan_sha256=built.plan_sha256,
@@ -170,9 +171,15 @@ class Maker:
         self.cache.keep(sidecar)
         return Certified(sidecar=sidecar, found="built")
 
-    def _certification(self, bundle: Bundle, graph: Graph, plan: Path) -> Certification:
+    def _certification(
+        self, bundle: Bundle, graph: Graph, plan: Path, plan_sha256: str
+    ) -> Certification:
         order = Certify(
-            bundle=bundle.path, bundle_sha256=bundle.sha256, graph=graph.name, plan=plan
+            bundle=bundle.path,
+            bundle_sha256=bundle.sha256,
+            graph=graph.name,
+            plan=plan,
+            plan_sha256=plan_sha256,
         )
         try:
             found: Certification = self._ask(order, _CERTIFY_S)
@@ -235,12 +242,11 @@ def load_certified(bundle: Bundle, graph: Graph, folder: Path | None = None) -> 
 
 def origin_of(bundle: Bundle, graph: Graph, device: Device) -> Origin:
     """Return what an engine of this graph on this device is made of."""
-    listed = next(file for file in bundle.manifest.files if file.path == graph.file)
-    return Origin.of(listed.sha256, graph.precision, device)
+    return Origin.of(_listed(bundle, graph).sha256, graph.precision, device)
 
 
-def _size(bundle: Bundle, graph: Graph) -> int:
-    return next(file.size for file in bundle.manifest.files if file.path == graph.file)
+def _listed(bundle: Bundle, graph: Graph) -> ListedFile:
+    return next(file for file in bundle.manifest.files if file.path == graph.file)
 
 
 def _killed(order: Order) -> OutOfMemoryError:

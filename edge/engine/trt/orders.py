@@ -44,6 +44,7 @@ class Certify:
     bundle_sha256: str
     graph: str
     plan: Path
+    plan_sha256: str
 
 
 Order = Ask | Build | Certify

@@ -14,6 +14,7 @@ from edge.contract.files import write_atomically
 from edge.engine import Engine, graph_of
 from edge.engine.certify import replay_golden
 from edge.engine.trt.build import build_plan
+from edge.engine.trt.cache import read_plan
 from edge.engine.trt.device import find_device
 from edge.engine.trt.orders import Ask, Build, Built, Certify, Order
 from edge.engine.trt.run import TrtBackend
@@ -74,7 +75,7 @@ def _build(order: Build, tell: Tell) -> Built:
 def _certify(order: Certify) -> Certification:
     bundle = _same_bundle(order)
     graph = graph_of(bundle, order.graph)
-    backend = TrtBackend(order.plan.read_bytes(), where=f"{order.plan}")
+    backend = TrtBackend(read_plan(order.plan, order.plan_sha256), where=f"{order.plan}")
     with Engine(bundle.manifest, graph, "trt", backend) as engine:
         return replay_golden(bundle, engine).certification(engine, bundle)
 

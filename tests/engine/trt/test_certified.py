@@ -18,13 +18,16 @@ from edge.engine.ort import OrtBackend
 from edge.engine.trt import certified
 from edge.engine.trt.cache import Sidecar
 from edge.engine.trt.certified import NotEqualError
+from edge.engine.trt.orders import Certify
 from tests.engine.bundles import answer_file, arrays_of, changed
 from tests.engine.trt.scene import DEVICE, FALLBACK, FULL, Workshop
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from edge.contract.bundle import Bundle
+    from edge.engine.trt.orders import Order
 
 
 def swapped(bundle: Bundle, path: Path) -> Bundle:
@@ -242,6 +245,41 @@ def test_a_certification_that_is_killed_from_outside_is_no_verdict_either(
     assert "The engine of before stays." in str(hit.value)
     assert stocked.kept() == before
     assert stocked.left("quarantine") == []
+
+
+def damaged(plan: Path) -> None:
+    plan.write_bytes(plan.read_bytes()[:-1] + b"!")
+
+
+def linked(plan: Path) -> None:
+    plan.rename(plan.parent.parent / "elsewhere")
+    plan.symlink_to(plan.parent.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (damaged, "the engine is another than was written"),
+        (linked, r"the engine cannot be read \(Too many levels of symbolic links\)"),
+    ],
+)
+def test_a_plan_that_is_not_what_was_built_is_not_run_for_certification(
+    stocked: Workshop,
+    spoil: Callable[[Path], None],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, ask = stocked.kept(), certified.Maker._ask
+
+    def spoilt(maker: certified.Maker, order: Order, deadline_s: float) -> object:
+        if isinstance(order, Certify):
+            spoil(order.plan)
+        return ask(maker, order, deadline_s)
+
+    monkeypatch.setattr(certified.Maker, "_ask", spoilt)
+    with pytest.raises(EngineError, match=said):
+        stocked.make(rebuild=True)
+    assert stocked.kept() == before
 
 
 def test_a_make_is_broken_off_from_another_thread(stocked: Workshop) -> None:

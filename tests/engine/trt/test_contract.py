@@ -220,14 +220,14 @@ def test_a_name_that_exists_is_not_found(binding: Binding, source: str) -> None:
 OUR_CLASSES = """
 import sys, tensorrt_bindings
 sys.modules["tensorrt"] = tensorrt_bindings
-from edge.engine.trt.build import _monitor
+from edge.engine.trt.build import _monitor, _Phases
 from edge.engine.trt.device import listening_logger, load_tensorrt
 
 trt = load_tensorrt()
 logger = listening_logger(trt)
 logger.log(trt.ILogger.ERROR, "no memory")
 told = []
-monitor = _monitor(trt, lambda progress: told.append(progress) or False)
+monitor = _monitor(trt, _Phases(lambda progress: told.append(progress) or False))
 monitor.phase_start("Building", None, 2)
 assert monitor.step_complete("Building", 0) is False
 monitor.phase_finish("Building")
