@@ -72,7 +72,9 @@ def trt(  # noqa: PLR0913, PLR0917 - each is an option
     trust: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="KEY.pub", help="Public keys, one of which must have signed the bundle."
+            metavar="KEY.pub",
+            help="Public keys, one of which must have signed the bundle; without any, it is built "
+            "signed or not.",
         ),
     ] = None,
     python: Annotated[
@@ -91,20 +93,22 @@ def trt(  # noqa: PLR0913, PLR0917 - each is an option
 ) -> None:
     """Compile a bundle with TensorRT for a GPU, in float16, and prove the engine equal.
 
-    An engine is for the machine that built it alone. So run this on the Jetson, or on a workstation
-    with [bold]--on[/bold]: that copies the bundle by scp, builds there, and brings the verdict
-    back. It takes minutes. A station does the same by itself when it starts.
+    An engine is for the machine that built it alone. So run this on the Jetson,
+    or on a workstation with [bold]--on[/bold]: that copies the bundle by scp, builds
+    there, and brings the verdict back. It takes minutes. A station does the same
+    by itself when it starts.
 
-    The bundle's golden frames are then run through the engine and compared with the answers stored
-    beside them. An engine that differs is laid aside, and the one of before stays; where TensorRT
-    refuses a member of the ensemble, the fallback without it is built. The exit status is 0 only
-    where the full ensemble was certified.
+    The bundle's golden frames are then run through the engine and compared with
+    the answers stored beside them. An engine that differs is laid aside, and the
+    one of before stays; where TensorRT refuses a member of the ensemble, the
+    fallback without it is built. The exit status is 0 only where the full ensemble
+    was certified.
 
     As in:
 
       python -m export.trt ice.icecam
 
-      python -m export.trt ice.icecam --on admin@salluit-01 --cache /var/lib/icecam/engines
+      python -m export.trt ice.icecam --on admin@salluit-01 --python /opt/icecam/bin/python
     """
     wish = Wish(
         bundle=bundle,
