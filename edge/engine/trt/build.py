@@ -19,6 +19,7 @@ from edge.engine.trt.device import (
     listening_logger,
     load_cuda,
     load_tensorrt,
+    out_of_memory,
     require_plugins,
 )
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 _SHOWN_ERRORS = 10
 _BETWEEN_STEPS_S = 0.1
-_NO_MEMORY = ("outofmemory", "out of memory", "bad_alloc", "cudaerrormemoryallocation")
 _LITTLE_WORKSPACE = (
     "insufficient workspace",
     "workspace size",
@@ -149,12 +149,12 @@ def _failure(
 ) -> EngineError:
     if cancelled:
         return CancelledError(f"{where}: the build was broken off", then="Nothing was changed.")
-    said = " ".join(logger.said).lower()
-    if any(words in said for words in _NO_MEMORY):
+    if out_of_memory(logger):
         return OutOfMemoryError(
             f"{where}: out of memory with a workspace of {workspace_bytes // MIB} MiB"
             f"{because(logger)}"
         )
+    said = " ".join(logger.said).lower()
     hint = "a larger workspace" if any(words in said for words in _LITTLE_WORKSPACE) else ""
     return EngineError(f"{where}: TensorRT built no engine{because(logger)}", expected=hint)
 

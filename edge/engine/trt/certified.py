@@ -12,7 +12,7 @@ from edge.contract.messages import Certification
 from edge.engine import WrongAnswerError
 from edge.engine.trt.build import MIB, OutOfMemoryError
 from edge.engine.trt.cache import EngineCache, Origin, Sidecar, default_folder
-from edge.engine.trt.orders import Ask, Build, Certify, Order
+from edge.engine.trt.orders import Ask, Build, Certify, Load, Order, PlanRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +31,7 @@ _START_S = 60.0
 _ASK_S = 120.0
 _BUILD_S = 4 * 3600.0
 _CERTIFY_S = 900.0
+_LOAD_S = 120.0
 _STOP_S = 20.0
 """How long a build that is broken off may take to heed it, before it is killed."""
 
@@ -84,6 +85,23 @@ class Maker:
         found: Device = self._ask(Ask(), _ASK_S)
         return found
 
+    def kept(self, bundle: Bundle, graph: Graph, device: Device) -> Certified | None:
+        """Return the engine that lies here with this bundle's passing verdict, and loads; or None.
+
+        It is loaded once, which takes seconds, and let go. Raises EngineError where it cannot be:
+        PlanRefusedError, where TensorRT does not take it or it takes its process down.
+        """
+        sidecar, _ = self.cache.find(origin_of(bundle, graph, device))
+        if sidecar is None or not _passed(sidecar, bundle):
+            return None
+        self.cache.require_own()
+        plan, sha256 = self.cache.plan(sidecar.origin), sidecar.plan_sha256
+        try:
+            self._ask(Load(graph=graph.name, plan=plan, plan_sha256=sha256), _LOAD_S)
+        except _DiedError as problem:
+            raise PlanRefusedError(f"{problem.found} as it loaded {plan}") from problem
+        return Certified(sidecar=sidecar, found="kept")
+
     def make(
         self, bundle: Bundle, graph: Graph, device: Device, *, rebuild: bool = False
     ) -> Certified:
@@ -95,7 +113,7 @@ class Maker:
         origin = origin_of(bundle, graph, device)
         with self.cache.building(lambda: self.say("waiting for another build to end")):
             if not rebuild:
-                lies_here = self._without_building(bundle, graph, origin)
+                lies_here = self._without_building(bundle, graph, device)
                 if lies_here is not None:
                     return lies_here
             self.cache.require_room(_listed(bundle, graph).size)
@@ -108,18 +126,27 @@ class Maker:
         if self._child is not None:
             self._child.cut()
 
-    def _without_building(self, bundle: Bundle, graph: Graph, origin: Origin) -> Certified | None:
+    def _without_building(self, bundle: Bundle, graph: Graph, device: Device) -> Certified | None:
+        origin = origin_of(bundle, graph, device)
         sidecar, why = self.cache.find(origin)
         if sidecar is None:
             refused = self.cache.refused(origin, bundle.sha256)
             if refused is not None:
                 raise _failed(graph, refused, "It failed before and is not built again by itself.")
-            self.say(f"building an engine for graph {graph.name!r} ({why})")
-            return None
-        if sidecar.certification.bundle_sha256 == bundle.sha256:
-            return Certified(sidecar=sidecar, found="kept")
+        else:
+            try:
+                return self.kept(bundle, graph, device) or self._anew(bundle, graph, sidecar)
+            except PlanRefusedError as problem:
+                self.cache.forget(origin)
+                why = problem.found
+        self.say(f"building an engine for graph {graph.name!r} ({why})")
+        return None
+
+    def _anew(self, bundle: Bundle, graph: Graph, sidecar: Sidecar) -> Certified:
+        """Certify on this bundle what lies here with the verdict on another."""
         self.say(f"the engine of graph {graph.name!r} lies here; running golden frames through it")
-        verdict = self._certification(bundle, graph, self.cache.plan(origin), sidecar.plan_sha256)
+        plan = self.cache.plan(sidecar.origin)
+        verdict = self._certification(bundle, graph, plan, sidecar.plan_sha256)
         sidecar = sidecar.model_copy(update={"certification": verdict})
         if not verdict.passed:
             self.cache.quarantine_kept(sidecar)
@@ -147,15 +174,29 @@ class Maker:
                     raise
                 self.say(f"{problem.found}; trying again with {workspace_bytes // MIB} MiB")
             else:
-                self.cache.keep_timings(origin, built.timings)
+                self._keep_timings(origin, built.timings)
                 return built, workspace_bytes
+
+    def _keep_timings(self, origin: Origin, timings: bytes) -> None:
+        try:
+            self.cache.keep_timings(origin, timings)
+        except OSError as problem:
+            self.say(
+                f"the build's timings cannot be kept ({problem.strerror}): the next build takes "
+                "as long as this one"
+            )
 
     def _prove(
         self, bundle: Bundle, graph: Graph, origin: Origin, built: Built, workspace_bytes: int
     ) -> Certified:
         self.say(f"running {len(bundle.manifest.golden)} golden frames through it")
         plan = self.cache.unfinished(origin)
-        verdict = self._certification(bundle, graph, plan, built.plan_sha256)
+        try:
+            verdict = self._certification(bundle, graph, plan, built.plan_sha256)
+        except PlanRefusedError as problem:
+            raise EngineError(
+                f"{problem.found}, though it was built just now", then="The engine of before stays."
+            ) from problem
         sidecar = Sidecar(
             origin=origin,
             plan_sha256=built.plan_sha256,
@@ -230,14 +271,18 @@ def load_certified(bundle: Bundle, graph: Graph, folder: Path | None = None) -> 
         if refused is None:
             raise
         raise _failed(graph, refused, "It was laid aside.") from None
-    certified = sidecar.certification
-    if certified.bundle_sha256 != bundle.sha256 or not certified.passed:
+    if not _passed(sidecar, bundle):
         raise EngineError(
             f"the engine of graph {graph.name!r} in {cache.folder} was not certified with "
             f"{bundle.path}",
             expected="python -m export.trt, or the station, to do so",
         )
     return TrtBackend(plan, where=f"engine of graph {graph.name!r}")
+
+
+def _passed(sidecar: Sidecar, bundle: Bundle) -> bool:
+    verdict = sidecar.certification
+    return verdict.bundle_sha256 == bundle.sha256 and verdict.passed
 
 
 def origin_of(bundle: Bundle, graph: Graph, device: Device) -> Origin:

@@ -20,6 +20,7 @@ NVIDIA_RELEASE = Path("/etc/nv_tegra_release")
 _OLD_JETPACK = 35
 _JETPACK_6_0 = "36.3"
 _KEPT_LINES = 20
+_NO_MEMORY = ("outofmemory", "out of memory", "bad_alloc", "cudaerrormemoryallocation")
 
 _NEEDED = (
     "ICudaEngine.device_memory_size_v2",
@@ -145,6 +146,12 @@ def require_plugins(trt: ModuleType, logger: Any) -> None:  # noqa: ANN401 - Ten
 def because(logger: Any) -> str:  # noqa: ANN401 - TensorRT's own
     """Return what TensorRT last said, for a message."""
     return " (" + "; ".join(logger.said[-3:]) + ")" if logger.said else ""
+
+
+def out_of_memory(logger: Any) -> bool:  # noqa: ANN401 - TensorRT's own
+    """Return whether TensorRT said that memory ran out."""
+    said = " ".join(logger.said).lower()
+    return any(words in said for words in _NO_MEMORY)
 
 
 def checked(call: Callable[..., bool], *arguments: object, **named: object) -> None:

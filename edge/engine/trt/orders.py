@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edge.contract.errors import EngineError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -47,4 +49,17 @@ class Certify:
     plan_sha256: str
 
 
-Order = Ask | Build | Certify
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Load:
+    """Load a plan as the station would, and let it go. Answered with nothing."""
+
+    graph: str
+    plan: Path
+    plan_sha256: str
+
+
+class PlanRefusedError(EngineError):
+    """TensorRT does not load a plan that is whole: it is of no use here and is to be built anew."""
+
+
+Order = Ask | Build | Certify | Load

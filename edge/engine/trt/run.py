@@ -22,8 +22,10 @@ from edge.engine.trt.device import (
     listening_logger,
     load_cuda,
     load_tensorrt,
+    out_of_memory,
     require_plugins,
 )
+from edge.engine.trt.orders import PlanRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,11 +113,7 @@ class TrtBackend:
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         self._held.callback(self.__dict__.pop, "_engine")
         if self._engine is None:
-            raise EngineError(
-                f"{self._where}: TensorRT {trt.__version__} does not load {_kind(plan)}"
-                f"{because(logger)}",
-                then="It is built anew by python -m export.trt, or by the station.",
-            )
+            raise self._not_loaded(f"TensorRT {trt.__version__} does not load {_kind(plan)}")
         self._execution = self._engine.create_execution_context()
         self._held.callback(self.__dict__.pop, "_execution")
         if self._execution is None:
@@ -123,6 +121,14 @@ class TrtBackend:
                 f"{self._where}: no room for what it computes with{because(logger)}",
                 expected=f"{self._engine.device_memory_size_v2 >> 20} MiB of GPU memory",
             )
+
+    def _not_loaded(self, what: str) -> EngineError:
+        found = f"{self._where}: {what}{because(self._logger)}"
+        if out_of_memory(self._logger):  # the plan may be as good as ever
+            return EngineError(found, then="End what else uses the GPU, or use a smaller bundle.")
+        return PlanRefusedError(
+            found, then="It is built anew by python -m export.trt, or when the station starts next."
+        )
 
     def _allocate(self, trt: ModuleType, *, shared: bool) -> None:
         engine = self._engine

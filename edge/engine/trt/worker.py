@@ -1,4 +1,4 @@
-"""What touches the GPU while an engine is made, in a process of its own: ask, build, certify."""
+"""What touches the GPU while an engine is made, in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edge.engine.certify import replay_golden
 from edge.engine.trt.build import build_plan
 from edge.engine.trt.cache import read_plan
 from edge.engine.trt.device import find_device
-from edge.engine.trt.orders import Ask, Build, Built, Certify, Order
+from edge.engine.trt.orders import Ask, Build, Built, Certify, Load, Order
 from edge.engine.trt.run import TrtBackend
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ def start(_: None, tell: Tell) -> Iterator[Callable[[Order], object]]:
                 return _build(order, tell)
             case Certify():
                 return _certify(order)
+            case Load():
+                _load(order)
+                return None
 
     yield answer
 
@@ -78,6 +81,11 @@ def _certify(order: Certify) -> Certification:
     backend = TrtBackend(read_plan(order.plan, order.plan_sha256), where=f"{order.plan}")
     with Engine(bundle.manifest, graph, "trt", backend) as engine:
         return replay_golden(bundle, engine).certification(engine, bundle)
+
+
+def _load(order: Load) -> None:
+    plan = read_plan(order.plan, order.plan_sha256)
+    TrtBackend(plan, where=f"engine of graph {order.graph!r}").close()
 
 
 def _same_bundle(order: Build | Certify) -> Bundle:

@@ -254,6 +254,16 @@ def test_timings_that_tensorrt_does_not_take_are_dropped_and_the_build_goes_on(
     assert timings(stocked).read_bytes().startswith(b"10.3.0|8.7|timings")
 
 
+def test_timings_that_cannot_be_kept_cost_no_engine(stocked: Workshop) -> None:
+    path = timings(stocked)
+    path.unlink()
+    (path / "in the way").mkdir(parents=True)
+    assert stocked.make(graph=FALLBACK, rebuild=True).found == "built"
+    (line,) = [line for line in stocked.said if "timings" in line]
+    assert line.startswith("the build's timings cannot be kept (Is a directory): ")
+    assert stocked.make(graph=FALLBACK).found == "kept"
+
+
 def test_a_build_that_finds_no_gpu_any_more_says_so(stocked: Workshop) -> None:
     before = stocked.kept()
     with pytest.raises(EngineError, match=r"driver does not start .*no CUDA-capable device"):

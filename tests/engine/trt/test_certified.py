@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import threading
@@ -18,7 +20,7 @@ from edge.engine.ort import OrtBackend
 from edge.engine.trt import certified
 from edge.engine.trt.cache import Sidecar
 from edge.engine.trt.certified import NotEqualError
-from edge.engine.trt.orders import Certify
+from edge.engine.trt.orders import Certify, PlanRefusedError
 from tests.engine.bundles import answer_file, arrays_of, changed
 from tests.engine.trt.scene import DEVICE, FALLBACK, FULL, Workshop
 
@@ -206,7 +208,7 @@ def test_an_engine_that_crashes_its_process_is_laid_aside(workshop: Workshop) ->
     ("fault", "said"),
     [
         ("deserialize-none", (r"TensorRT 10\.3\.0 does not load a plan of TensorRT 10\.3\.0\.26 "
-         r"\(.*Magic tag does not match")),
+         r"\(.*Magic tag does not match.*\), though it was built just now")),
         ("context-none", r"no room for what it computes with \(.*OutOfMemory"),
         ("execute-false", r"did not compute \(.*Myelin .*of the frame before, and was not used"),
         ("lost", r"failed on a frame \(.*launch fail"),
@@ -280,6 +282,69 @@ def test_a_plan_that_is_not_what_was_built_is_not_run_for_certification(
     with pytest.raises(EngineError, match=said):
         stocked.make(rebuild=True)
     assert stocked.kept() == before
+
+
+def refuse(workshop: Workshop) -> None:
+    """Make the fallback's plan one of 10.3.1, whole by its record, which still says 10.3.0."""
+    (path,) = (one for one in workshop.folder.glob("*.json") if FALLBACK in one.read_text())
+    record = json.loads(path.read_text())
+    old = path.with_name(f"{path.stem}-{record['plan_sha256'][:16]}.plan")
+    content = bytearray(old.read_bytes())
+    assert tuple(content[24:28]) == (10, 3, 0, 26)
+    content[26] = 1
+    record["plan_sha256"] = hashlib.sha256(content).hexdigest()
+    old.with_name(f"{path.stem}-{record['plan_sha256'][:16]}.plan").write_bytes(content)
+    old.unlink()
+    path.write_text(json.dumps(record))
+
+
+def test_a_plan_that_tensorrt_does_not_load_is_not_kept_but_built_anew(
+    stocked: Workshop, bundle: Bundle
+) -> None:
+    refuse(stocked)
+    made = stocked.make(graph=FALLBACK)
+    assert (made.found, stocked.builds) == ("built", 1)
+    assert stocked.said[0].startswith(
+        f"building an engine for graph '{FALLBACK}' (engine of graph '{FALLBACK}': "
+        "TensorRT 10.3.0 does not load a plan of TensorRT 10.3.1.26 ("
+    )
+    origin = certified.origin_of(bundle, graph_of(bundle, FALLBACK), DEVICE)
+    plans = stocked.folder.glob(f"{origin.onnx_sha256[:32]}*.plan")
+    assert list(plans) == [stocked.maker.cache.plan(origin)]
+    assert stocked.make(graph=FALLBACK).found == "kept"
+    assert stocked.make(graph=FULL).found == "kept"
+
+
+def test_what_is_asked_for_another_bundle_and_not_loaded_is_built_anew_too(
+    stocked: Workshop, bundle: Bundle, tmp_path: Path
+) -> None:
+    refuse(stocked)
+    newer = changed(bundle, tmp_path / "newer.icecam", {}, serial=bundle.manifest.serial + 1)
+    made = stocked.make(graph=FALLBACK, bundle=newer)
+    assert (made.found, made.certification.bundle_sha256) == ("built", newer.sha256)
+    assert "does not load a plan of TensorRT 10.3.1.26" in stocked.said[1]
+
+
+def test_a_plan_over_which_its_process_hangs_is_built_anew(
+    stocked: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certified, "_LOAD_S", 0.001)
+    assert stocked.make(graph=FALLBACK).found == "built"
+    assert "gave no answer within 0.0 s and was killed as it loaded" in stocked.said[0]
+
+
+@pytest.mark.parametrize(
+    ("faults", "settings"), [(["context-none"], {}), ([], {"memory": 1_000_000})]
+)
+def test_a_plan_for_which_the_gpu_has_no_memory_now_is_not_kept_and_not_forgotten(
+    stocked: Workshop, faults: list[str], settings: dict[str, int]
+) -> None:
+    before = stocked.kept()
+    with pytest.raises(EngineError, match="OutOfMemory") as failed:
+        stocked.make(*faults, **settings)
+    assert not isinstance(failed.value, PlanRefusedError)
+    assert (stocked.steps, stocked.kept()) == ([], before)
+    assert stocked.make().found == "kept"
 
 
 def test_a_make_is_broken_off_from_another_thread(stocked: Workshop) -> None:
