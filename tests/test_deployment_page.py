@@ -48,7 +48,7 @@ def commands() -> Iterator[list[str]]:
     for line in re.findall(r"^    ((?:python|icecam) .+)$", PAGE, flags=re.MULTILINE):
         program, *words = shlex.split(line)
         if "--on" in words or "/etc/icecam/station.toml" in words:
-            continue  # tests/export/test_remote.py; tests/test_commands.py
+            continue  # tests/export/remote; tests/commands/test_check.py
         yield words if program == "python" else ["-m", "edge", *words]
 
 
