@@ -10,7 +10,7 @@ FRAMES ?=
 # libgl1 and libglib2.0-0 are what opencv-python's wheels link to.
 TEST_PACKAGES := mosquitto mosquitto-clients systemd openssh-client openssh-server libgl1 libglib2.0-0
 
-.PHONY: help setup demo test doubles check format bench demo-bundle clean
+.PHONY: help setup demo test doubles check format bench bench-export demo-bundle clean
 
 help:
 	@echo "make setup        .venv with everything: station, training, tests, checks"
@@ -20,6 +20,7 @@ help:
 	@echo "make check        lint, format, types"
 	@echo "make format       let ruff lay the code out"
 	@echo "make bench        how quick training is beside bare PyTorch, and what memory it takes (15 minutes)"
+	@echo "make bench-export what exporting takes, and Mask R-CNN in fixed shapes beside torchvision's (30 minutes)"
 	@echo "make demo-bundle  train edge/demo/demo.icecam anew on drawn scenes (about 40 minutes)"
 	@echo "make clean        remove .venv and build/"
 
@@ -48,6 +49,10 @@ format: $(VENV)/everything
 
 bench: $(VENV)/everything
 	$(BIN)/python -m tests.bench.training --cpu-time --json build/bench-training.json
+
+bench-export: $(VENV)/everything
+	$(BIN)/python -m tests.bench.export_bundle --json build/bench-export.json
+	$(BIN)/python -m tests.bench.static_maskrcnn --train-minutes 5 --threads 1 --json build/bench-maskrcnn.json
 
 demo-bundle: $(VENV)/everything
 	BIN=$(BIN) scripts/demo-bundle

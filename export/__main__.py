@@ -62,9 +62,7 @@ def make(  # noqa: PLR0913, PLR0917 - each is an option
     *,
     float32_only: Annotated[
         bool,
-        typer.Option(
-            "--float32-only", help="Leave out the float16 graphs, made for TensorRT."
-        ),
+        typer.Option("--float32-only", help="Leave out the float16 graphs, made for TensorRT."),
     ] = False,
 ) -> None:
     """Build one graph of all runs, check it against torch, and write a bundle.
