@@ -160,8 +160,8 @@ class Child:
                 yield self._link.recv()
         except (EOFError, OSError):
             timer.cancel()
-            self._see_end(late)
-            raise self._error(self._death(late, deadline_s)) from None
+            status = self._see_end(late)
+            raise self._error(self._death(late, deadline_s, status)) from None
         finally:
             timer.cancel()
 
@@ -172,22 +172,27 @@ class Child:
         with contextlib.suppress(OSError):  # closed meanwhile
             self._socket.shutdown(socket.SHUT_RDWR)
 
-    def _see_end(self, late: threading.Event) -> None:
-        """Let the child's own end be seen, before ``close`` would make it one of ours."""
+    def _see_end(self, late: threading.Event) -> int | None:
+        """Return the status of the child's own end, before ``close`` would make it one of ours."""
         if self._link.closed:  # it was seen before
-            return
+            return self._process.poll()
         if not (late.is_set() or self._cut_off):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_END_S)
         ours = late.is_set() or self._cut_off
-        self.killed = self._process.poll() == -signal.SIGKILL and not ours
+        status = self._process.poll()
+        self.killed = status == -signal.SIGKILL and not ours
         self.close()
+        return status
 
-    def _death(self, late: threading.Event, deadline_s: float) -> str:
+    def _death(self, late: threading.Event, deadline_s: float, status: int | None) -> str:
         if late.is_set():
             return f"{self._name} gave no answer within {deadline_s:.1f} s and was killed"
-        status = self._process.poll()
-        if status is not None and status < 0:
+        if self._cut_off:
+            return f"{self._name} was broken off"
+        if status is None:
+            return f"{self._name} hung up without an answer and was killed"
+        if status < 0:
             return f"{self._name} was ended by {signal.Signals(-status).name}"
         return f"{self._name} ended with status {status}"
 

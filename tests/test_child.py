@@ -418,6 +418,17 @@ def test_a_child_that_takes_its_time_to_end_is_told_by_its_own_end_and_not_by_th
         assert 2.4 < time.monotonic() - began < 6
 
 
+def test_a_child_that_hangs_up_and_lives_on_is_killed_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edge.child._END_S", 0.5)
+    with tiny() as child:
+        with pytest.raises(EngineError, match="tiny_child hung up without an answer and was kill"):
+            child.ask(["hang up, then", 600, signal.SIGKILL], deadline_s=30)
+        assert not child.alive
+        assert not child.killed
+
+
 def test_what_is_asked_after_the_deadline_s_kill_does_not_count_it_as_somebody_else_s() -> None:
     with tiny() as child:
         with pytest.raises(EngineError, match="within 0"):
@@ -441,7 +452,7 @@ def test_cut_from_another_thread_ends_what_is_asked_at_once(order: list[Any]) ->
         cutter = threading.Timer(0.5, child.cut)
         cutter.start()
         began = time.monotonic()
-        with pytest.raises(EngineError, match="tiny_child"):
+        with pytest.raises(EngineError, match="tiny_child was broken off"):
             child.ask(order, deadline_s=600)
         assert 0.4 < time.monotonic() - began < 4
         cutter.join()
@@ -456,7 +467,7 @@ def test_what_is_asked_after_a_cut_is_the_same_error_at_once() -> None:
     with tiny() as child:
         child.cut()
         began = time.monotonic()
-        with pytest.raises(EngineError, match="tiny_child"):
+        with pytest.raises(EngineError, match="tiny_child was broken off"):
             child.ask(["echo", 1], deadline_s=600)
         assert time.monotonic() - began < 4
         assert not child.killed
