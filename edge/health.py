@@ -93,6 +93,6 @@ class HealthBook:
             graph=self._model.graph if self._model else None,
             degraded=engine.degraded,
             restarts=engine.restarts,
-            detail=self._engine_fault,
+            detail=engine.why_degraded if state == "ready" else self._engine_fault,
             certifications=engine.certifications,
         )

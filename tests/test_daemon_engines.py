@@ -104,6 +104,7 @@ def test_a_station_serves_with_onnx_runtime_then_tensorrt_and_says_which_and_how
     assert set(served[first:]) == {("trt", "none")}
     told = heard.engine
     assert (told.state, told.engine, told.degraded, told.restarts) == ("ready", "trt", "none", 0)
+    assert told.detail is None
     (verdict,) = told.certifications
     assert (verdict.engine, verdict.graph, verdict.passed) == ("trt", "full", True)
     assert verdict.bundle_sha256 == open_bundle(demo_bundle).sha256
@@ -156,6 +157,9 @@ def test_an_engine_that_is_not_equal_never_serves_and_its_verdict_is_published(
     assert (told.engine, told.degraded) == ("ort", "onnxruntime")
     (verdict,) = told.certifications
     assert not verdict.passed
+    assert told.detail is not None
+    assert told.detail.startswith("no engine of graph full: ")
+    assert "IoU of ice 0.000" in told.detail
     assert (verdict.least_class, verdict.least_class_iou) == ("ice", 0.0)
     assert any("IoU of ice 0.000" in shortfall for shortfall in verdict.shortfalls)
     engines = site.state / "engines"
@@ -213,6 +217,7 @@ def test_an_engine_that_crashes_at_work_costs_no_observation(
     assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
     told = heard.engine
     assert (told.state, told.degraded) == ("ready", "onnxruntime")
+    assert told.detail == "full failed: edge.engine.worker was ended by SIGSEGV"
 
 
 def test_a_station_that_is_told_to_stop_while_it_builds_ends_within_seconds(

@@ -9,10 +9,12 @@ import logging
 import threading
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from textwrap import shorten
 from typing import TYPE_CHECKING, Literal
 
 from edge.contract.errors import EngineError, IcecamError
 from edge.engine import BackendName, graph_of
+from edge.engine.trt.device import l4t
 from edge.engine.worker import EngineSetup, EngineWorker
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 _END_S = 5.0
 """How long the thread that makes engines may take to see that it is to end."""
 
+_REASON_LENGTH = 300
+
 Wanted = Literal["auto", "ort", "trt"]
 
 
@@ -43,9 +47,13 @@ class Rung:
 
 
 def rungs(manifest: Manifest, wanted: Wanted) -> tuple[Rung, ...]:
-    """Return the rungs of a station, best first; ``auto``: TensorRT where it is installed."""
+    """Return the rungs of a station, best first.
+
+    auto: TensorRT where it is installed, and on a Jetson, where it is to be.
+    """
     full = manifest.graphs[0]
-    if wanted == "ort" or (wanted == "auto" and find_spec("tensorrt") is None):
+    installed = find_spec("tensorrt") is not None
+    if wanted == "ort" or (wanted == "auto" and not installed and not l4t()):
         return (Rung(backend="ort", graph=full.name, degraded="none"),)
     compiled = tuple(
         Rung(
@@ -75,7 +83,8 @@ class Ladder:
     """Segments on the best rung that is certified and holds; says which it is.
 
     One thread segments. Engines that TensorRT is to compile are made on another, once, when
-    ``start`` is called: minutes on a small board, in which the last rung serves.
+    ``start`` is called: minutes on a small board, in which the best of those serves that lie here
+    already, or the last rung.
     """
 
     def __init__(
@@ -93,12 +102,18 @@ class Ladder:
         self._making: threading.Thread | None = None
         self._closed = False
         self._restarts = 0
+        self._why = ""
         self.certifications: tuple[Certification, ...] = ()
 
     @property
     def degraded(self) -> str:
         """The word for the rung that would serve now."""
         return self._best().degraded
+
+    @property
+    def why_degraded(self) -> str | None:
+        """What last kept a better rung from serving, in short; None where nothing is known to."""
+        return self._why or None if self.degraded != "none" else None
 
     @property
     def restarts(self) -> int:
@@ -123,7 +138,7 @@ class Ladder:
             except EngineError as problem:
                 if rung == self._rungs[-1]:
                     raise
-                log.warning("%s failed: %s; the next rung serves", rung.graph, problem)
+                self._give_up(f"{rung.graph} failed: {problem}", "the next rung serves")
                 self._ready.remove(rung)
             else:
                 return replace(segmentation, degraded=rung.degraded)
@@ -157,8 +172,17 @@ class Ladder:
             log.info("graph %s runs on %s", rung.graph, rung.backend)
         return self._worker
 
+    def _give_up(self, why: str, then: str = "") -> None:
+        """Log why a rung does not serve, and keep it; not where it is only that all ends."""
+        if not self._closed:
+            log.warning("%s", f"{why}; {then}" if then else why)
+            self._why = shorten(why, _REASON_LENGTH, placeholder=" …")
+
     def _make(self) -> None:
-        """Make the engine of the best rung that can be had."""
+        """Let the engines serve that lie here, then make the others, best first.
+
+        The fallbacks' too, though the best was made: so that there is a next rung when it fails.
+        """
         from edge.engine.trt.cache import EngineCache  # noqa: PLC0415 - only where it is wanted
         from edge.engine.trt.certified import Maker  # noqa: PLC0415 - the same
 
@@ -172,24 +196,36 @@ class Ladder:
                 return
             device = self._maker.device()
         except EngineError as problem:
-            if not self._closed:
-                log.warning("no TensorRT engine: %s; ONNX Runtime serves", problem)
+            self._give_up(f"no TensorRT engine: {problem}", "ONNX Runtime serves")
             return
         log.info("engines for %s", device.describe())
-        any(self._made(self._maker, rung, device) for rung in self._rungs[:-1])
+        compiled = self._rungs[:-1]
+        kept = [rung for rung in compiled if self._kept(self._maker, rung, device)]
+        self._ready += kept
+        for rung in compiled:
+            if rung not in kept and not self._closed:
+                self._made(self._maker, rung, device)
 
-    def _made(self, maker: Maker, rung: Rung, device: Device) -> bool:
-        """Make a rung's engine; return whether to stop there."""
+    def _kept(self, maker: Maker, rung: Rung, device: Device) -> bool:
+        """Return whether a rung's engine lies here and may serve. What failed, ``_made`` tells."""
+        try:
+            kept = maker.kept(self._bundle, graph_of(self._bundle, rung.graph), device)
+        except EngineError:
+            return False
+        if kept is not None:
+            self.certifications += (kept.certification,)
+        return kept is not None
+
+    def _made(self, maker: Maker, rung: Rung, device: Device) -> None:
+        """Make a rung's engine and let it serve."""
         from edge.engine.trt.certified import NotEqualError  # noqa: PLC0415 - as above
 
         try:
             made = maker.make(self._bundle, graph_of(self._bundle, rung.graph), device)
         except (IcecamError, OSError) as problem:  # the disk may fail, the bundle go away
-            if not self._closed:
-                log.warning("no engine of graph %s: %s", rung.graph, problem)
+            self._give_up(f"no engine of graph {rung.graph}: {problem}")
             if isinstance(problem, NotEqualError):
                 self.certifications += (problem.certification,)
-            return self._closed
-        self.certifications += (made.certification,)
-        self._ready.append(rung)
-        return True
+        else:
+            self.certifications += (made.certification,)
+            self._ready.append(rung)

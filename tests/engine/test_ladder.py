@@ -146,6 +146,21 @@ def test_without_tensorrt_auto_is_onnx_runtime_and_that_is_not_degraded(
     assert not (tmp_path / "engines").exists()
 
 
+def test_a_jetson_without_tensorrt_is_degraded_and_says_what_to_install(
+    demo: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.engine.ladder.l4t", lambda: "36.4.3")
+    assert rungs(demo.manifest, "auto") == rungs(demo.manifest, "trt")
+    assert [rung.backend for rung in rungs(demo.manifest, "ort")] == ["ort"]
+    with ladder(demo, tmp_path / "engines") as one:
+        assert one.why_degraded is None  # nothing was tried yet, or it is being tried
+        made(one)
+        found = one.segment(FRAME)
+        assert (found.engine, found.degraded) == ("ort", "onnxruntime")
+        assert one.why_degraded is not None
+        assert one.why_degraded.startswith("no TensorRT engine: no TensorRT for this Python")
+
+
 def test_trt_where_there_is_none_leaves_onnx_runtime_serving_and_says_so(
     demo: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -171,7 +186,7 @@ def test_onnx_runtime_serves_while_a_slow_build_goes_on_and_tensorrt_after_it(
             "onnxruntime",
             "onnxruntime",
         )
-        assert one.certifications == ()
+        assert (one.certifications, one.why_degraded) == ((), None)
         made(one)
         after = one.segment(FRAME)
         assert (after.engine, after.degraded, one.degraded) == ("trt", "none", "none")
@@ -195,7 +210,11 @@ def test_where_certification_fails_onnx_runtime_serves_and_the_verdict_says_by_h
         assert (found.engine, found.degraded, one.degraded) == ("ort", "onnxruntime", "onnxruntime")
         assert alike(found.answer, expected(demo, FRAME))
         (verdict,) = one.certifications
+        why = one.why_degraded
     assert not verdict.passed
+    assert why is not None
+    assert why.startswith("no engine of graph full: the engine of graph 'full' does not answer as")
+    assert len(why) <= 300
     assert (verdict.least_class, verdict.least_class_iou) == ("ice", 0.0)
     ice = np.mean([arrays_of(demo.read(c.answer))["mask"] == 2 for c in demo.manifest.golden])
     assert verdict.mask_agreement == pytest.approx(1 - ice, abs=1e-9)
@@ -231,6 +250,55 @@ def test_a_full_graph_that_tensorrt_gets_wrong_or_refuses_leaves_the_fallback_se
     assert verdicts[:-1] == ([("full-fp16", False)] if wrong == "answers" else [])
 
 
+@pytest.fixture
+def whole(demo: Bundle, tmp_path: Path) -> Bundle:
+    """A bundle whose full ensemble and fallback TensorRT both gets right."""
+    return with_fallback(demo, tmp_path / "whole.icecam", demo.read("ensemble.onnx"))
+
+
+def test_the_fallback_is_made_too_and_answers_the_frame_on_which_the_full_engine_failed(
+    whole: Bundle, tmp_path: Path, double: InheritedDoubles
+) -> None:
+    del double
+    with ladder(whole, tmp_path / "engines") as one:
+        made(one)
+        verdicts = [(verdict.graph, verdict.passed) for verdict in one.certifications]
+        assert verdicts == [("full-fp16", True), ("fallback-fp16", True)]
+        assert (one.segment(FRAME).graph, one.degraded) == ("full-fp16", "none")
+        assert one._worker is not None
+        assert one._worker.pid is not None
+        os.kill(one._worker.pid, signal.SIGSTOP)
+        killer = threading.Timer(0.5, os.kill, [one._worker.pid, signal.SIGKILL])
+        killer.start()
+        found = one.segment(FRAME)
+        killer.join()
+        assert (found.engine, found.graph, found.degraded) == ("trt", "fallback-fp16", "fallback")
+        assert str(one.why_degraded).startswith("full-fp16 failed: ")
+        unet = expected(whole, FRAME).member_masks[:1]
+        assert np.array_equal(found.answer.member_masks, unet)
+
+
+def test_what_lies_here_serves_at_once_while_the_full_engine_is_built(
+    whole: Bundle, tmp_path: Path, double: InheritedDoubles
+) -> None:
+    make_engines(whole, tmp_path)
+    for path in (tmp_path / "engines").glob("*.json"):
+        if "full-fp16" in path.read_text(encoding="utf-8"):
+            path.unlink()
+    double.ask("slow-build=600")
+    with ladder(whole, tmp_path / "engines") as one:
+        until = time.monotonic() + 30
+        while one.degraded != "fallback":
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        found = one.segment(FRAME)
+        assert (found.engine, found.graph, found.degraded) == ("trt", "fallback-fp16", "fallback")
+        assert one._making is not None
+        assert one._making.is_alive()
+        assert [verdict.graph for verdict in one.certifications] == ["fallback-fp16"]
+        assert one.why_degraded is None
+
+
 @pytest.mark.parametrize("fault", ["execute-false", "lost", "crash", "nan", "deserialize-none"])
 def test_an_engine_that_fails_on_a_frame_gives_way_and_the_same_frame_is_answered(
     demo: Bundle,
@@ -241,9 +309,11 @@ def test_an_engine_that_fails_on_a_frame_gives_way_and_the_same_frame_is_answere
 ) -> None:
     with ladder(demo, engines) as one:
         assert made(one).degraded == "none"
+        assert one.why_degraded is None
         double.ask(fault)
         found = one.segment(FRAME)
         assert (found.engine, found.degraded, one.degraded) == ("ort", "onnxruntime", "onnxruntime")
+        assert str(one.why_degraded).startswith("full failed: ")
         assert alike(found.answer, expected(demo, FRAME))
         double.ask()
         assert one.segment(FRAME).engine == "ort"  # until the next start
