@@ -29,7 +29,12 @@ if TYPE_CHECKING:
     from edge.config import FolderCamera, StationConfig
     from edge.contract.bundle import Bundle
     from edge.engine.certify import Verdict
-    from edge.engine.ladder import Wanted
+    from edge.engine.ladder import Rung
+    from edge.engine.trt.cache import EngineCache
+    from edge.engine.trt.device import Device
+
+
+_RUNTIMES = {"trt": "TensorRT", "ort": "ONNX Runtime"}
 
 
 def check_station(path: Path) -> bool:
@@ -43,7 +48,7 @@ def check_station(path: Path) -> bool:
     _good(f"config {path}: station {config.station.id}, {len(config.cameras)} cameras")
     well = [
         _try(lambda: _state_dir(config)),
-        _try(lambda: _bundle(config)) and _try(lambda: _engine(config)),
+        _try(lambda: _bundle(config)) and _engines(config),
         *[_try(partial(_camera, camera)) for camera in config.cameras],
         _try(lambda: _broker(config)),
     ]
@@ -64,24 +69,46 @@ def _bundle(config: StationConfig) -> str:
     return _replayed(open_trusted(config.bundle.path, read_trust(config.bundle)))
 
 
-def _engine(config: StationConfig) -> str:
+def _engines(config: StationConfig) -> bool:
+    """Show the engines down to the first that may serve, and what serves. Builds nothing."""
     bundle = open_trusted(config.bundle.path, read_trust(config.bundle))
-    folder = config.station.state_dir / ENGINES
-    return _compiled(bundle, config.engine.backend, folder)
+    *compiled, last = rungs(bundle.manifest, config.engine.backend)
+    if not compiled:
+        _good(f"engine: graph {last.graph} on ONNX Runtime, on the CPU")
+        return True
+    well, best = _compiled(bundle, compiled, config.station.state_dir / ENGINES)
+    serves = best or last
+    degraded = "" if serves.degraded == "none" else f", degraded: {serves.degraded}"
+    _good(f"what serves now: graph {serves.graph} on {_RUNTIMES[serves.backend]}{degraded}")
+    return well
 
 
-def _compiled(bundle: Bundle, wanted: Wanted, folder: Path) -> str:
-    """Say what would serve, and how the engine did that lies here. Builds nothing."""
-    best, *others = rungs(bundle.manifest, wanted)
-    if not others:
-        return f"engine: graph {best.graph} on ONNX Runtime, on the CPU"
+def _compiled(bundle: Bundle, rungs: Sequence[Rung], folder: Path) -> tuple[bool, Rung | None]:
+    """Show how each engine did; return whether all is well, and the first that may serve."""
     from edge.engine.trt.cache import EngineCache  # noqa: PLC0415 - only where it is wanted
-    from edge.engine.trt.certified import Maker, origin_of  # noqa: PLC0415 - the same
+    from edge.engine.trt.certified import Maker, origin_of, passed  # noqa: PLC0415 - the same
 
-    cache = EngineCache(folder)
-    device = Maker(cache=cache).device()
-    origin = origin_of(bundle, graph_of(bundle, best.graph), device)
-    what = f"engine of graph {best.graph} ({device.describe()})"
+    try:
+        cache = EngineCache(folder)
+        device = Maker(cache=cache).device()
+    except EngineError as problem:
+        _bad(problem)
+        return False, None
+    well = True
+    for rung in rungs:
+        well &= _try(partial(_engine, bundle, rung, cache, device))
+        sidecar, _ = cache.find(origin_of(bundle, graph_of(bundle, rung.graph), device))
+        if sidecar is not None and passed(sidecar, bundle):
+            return well, rung
+    return well, None
+
+
+def _engine(bundle: Bundle, rung: Rung, cache: EngineCache, device: Device) -> str:
+    """Say how a rung's engine did, or why there is none; raise EngineError: it was laid aside."""
+    from edge.engine.trt.certified import origin_of  # noqa: PLC0415 - as above
+
+    origin = origin_of(bundle, graph_of(bundle, rung.graph), device)
+    what = f"engine of graph {rung.graph} ({device.describe()})"
     sidecar, why = cache.find(origin)
     refused = None if sidecar else cache.refused(origin, bundle.sha256)
     if refused is not None:
@@ -91,7 +118,7 @@ def _compiled(bundle: Bundle, wanted: Wanted, folder: Path) -> str:
     if sidecar is None:
         return (
             f"{what}: {why}; the station builds it as it runs, or now: "
-            f"python -m export.trt {bundle.path} --cache {folder}"
+            f"python -m export.trt {bundle.path} --cache {cache.folder}"
         )
     if sidecar.certification.bundle_sha256 != bundle.sha256:
         return (
@@ -158,10 +185,14 @@ def _try(check: Callable[[], str]) -> bool:
     try:
         _good(check())
     except IcecamError as error:
-        Console().print("[red]✗[/red] ", end="")
-        Console(soft_wrap=True, highlight=False).print(str(error), markup=False)
+        _bad(error)
         return False
     return True
+
+
+def _bad(error: IcecamError) -> None:
+    Console().print("[red]✗[/red] ", end="")
+    Console(soft_wrap=True, highlight=False).print(str(error), markup=False)
 
 
 def _good(told: str) -> None:

@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import onnx
 import pytest
 
 from edge.contract.bundle import open_bundle
 from tests.doubles.inherited import InheritedDoubles
 from tests.engine.bundles import changed
+from tests.engine.fallbacks import with_fallback
+from tests.engine.surgery import HEADS, swap_classes
 from tests.stations import a_station, icecam, make_engines
 
 if TYPE_CHECKING:
@@ -32,6 +35,11 @@ def config(tmp_path: Path, demo_bundle: Path, broker: Broker) -> Path:
     shutil.copy(Path(demo_bundle).parent / "frames" / "2025-12-02T14-30-00.jpg", tmp_path)
     shutil.copy(demo_bundle, tmp_path / "b.icecam")
     return a_station(tmp_path, "b.icecam", url=broker.url, more="allow_unsigned = true")
+
+
+def serving(said: str) -> str:
+    (line,) = [line for line in said.splitlines() if "what serves now: " in line]
+    return line.partition("now: ")[2]
 
 
 def engine_lines(said: str) -> list[str]:
@@ -55,6 +63,7 @@ def test_an_engine_that_is_not_built_yet_is_named_with_the_command_that_builds_i
     (line,) = engine_lines(done.stdout)
     assert line.startswith("✓ engine of graph full (TensorRT 10.3.0, ")
     assert "none was built yet" in line
+    assert serving(done.stdout) == "graph full on ONNX Runtime, degraded: onnxruntime"
     command = line.partition("or now: ")[2]
     bundle, engines = config.parent / "b.icecam", config.parent / "state" / "engines"
     assert command == f"python -m export.trt {bundle} --cache {engines}"
@@ -72,6 +81,33 @@ def test_a_certified_engine_is_shown_with_its_figures(
     assert "certified" in line
     assert "on 4 golden frames: agreement 100.000% of the mask, least IoU" in line
     assert "ice fraction within 0.0000" in line
+    assert serving(done.stdout) == "graph full on TensorRT"
+
+
+@pytest.mark.parametrize("full", ["right", "laid aside"])
+def test_the_engines_are_shown_down_to_the_first_that_is_certified(
+    config: Path, double: InheritedDoubles, full: str
+) -> None:
+    del double
+    path = config.parent / "b.icecam"
+    demo = open_bundle(path)
+    graph = onnx.load_from_string(demo.read("ensemble.onnx"))
+    if full == "laid aside":
+        swap_classes(graph, 1, 2, heads=HEADS)
+    make_engines(with_fallback(demo, path, graph.SerializeToString()), config.parent / "state")
+    done = icecam("check", "--config", config)
+    lines = engine_lines(done.stdout)
+    assert lines[0].startswith(f"{'✓' if full == 'right' else '✗'} engine of graph full-fp16 (")
+    if full == "right":
+        assert len(lines) == 1
+        assert (done.returncode, serving(done.stdout)) == (0, "graph full-fp16 on TensorRT")
+    else:
+        assert "not equal" in lines[0]
+        (fallback,) = lines[1:]
+        assert fallback.startswith("✓ engine of graph fallback-fp16 (")
+        assert "certified" in fallback
+        assert done.returncode == 1
+        assert serving(done.stdout) == "graph fallback-fp16 on TensorRT, degraded: fallback"
 
 
 def test_an_engine_that_was_laid_aside_is_a_finding_with_its_figures(
@@ -85,6 +121,7 @@ def test_an_engine_that_was_laid_aside_is_a_finding_with_its_figures(
     assert line.startswith("✗ engine of graph full (TensorRT 10.3.0, ")
     assert "IoU of ice 0.000, at least 0.97 wanted" in line
     assert "the next rung serves" in line
+    assert serving(done.stdout) == "graph full on ONNX Runtime, degraded: onnxruntime"
     assert done.stdout.count("✗") == 1
 
 
@@ -132,6 +169,7 @@ def test_trt_without_tensorrt_is_a_finding_that_says_what_to_install(config: Pat
     (line,) = [line for line in done.stdout.splitlines() if "✗" in line]
     assert "no TensorRT for this Python" in line
     assert "JetPack 6.1" in line
+    assert serving(done.stdout) == "graph full on ONNX Runtime, degraded: onnxruntime"
     assert not (config.parent / "state").exists()
 
 

@@ -92,7 +92,7 @@ class Maker:
         PlanRefusedError, where TensorRT does not take it or it takes its process down.
         """
         sidecar, _ = self.cache.find(origin_of(bundle, graph, device))
-        if sidecar is None or not _passed(sidecar, bundle):
+        if sidecar is None or not passed(sidecar, bundle):
             return None
         self.cache.require_own()
         plan, sha256 = self.cache.plan(sidecar.origin), sidecar.plan_sha256
@@ -271,7 +271,7 @@ def load_certified(bundle: Bundle, graph: Graph, folder: Path | None = None) -> 
         if refused is None:
             raise
         raise _failed(graph, refused, "It was laid aside.") from None
-    if not _passed(sidecar, bundle):
+    if not passed(sidecar, bundle):
         raise EngineError(
             f"the engine of graph {graph.name!r} in {cache.folder} was not certified with "
             f"{bundle.path}",
@@ -280,7 +280,8 @@ def load_certified(bundle: Bundle, graph: Graph, folder: Path | None = None) -> 
     return TrtBackend(plan, where=f"engine of graph {graph.name!r}")
 
 
-def _passed(sidecar: Sidecar, bundle: Bundle) -> bool:
+def passed(sidecar: Sidecar, bundle: Bundle) -> bool:
+    """Return whether an engine did well on this bundle's golden frames."""
     verdict = sidecar.certification
     return verdict.bundle_sha256 == bundle.sha256 and verdict.passed
 
