@@ -113,7 +113,7 @@ class Ladder:
     @property
     def why_degraded(self) -> str | None:
         """What last kept a better rung from serving, in short; None where nothing is known to."""
-        return self._why or None if self.degraded != "none" else None
+        return (self._why or None) if self.degraded != "none" else None
 
     @property
     def restarts(self) -> int:

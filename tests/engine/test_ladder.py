@@ -2,106 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
-import signal
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import pytest
 
-from edge.contract.bundle import Bundle, open_bundle
-from edge.contract.frames import decode_image
-from edge.engine import open_engine
-from edge.engine.ladder import Ladder, Rung, Wanted, rungs, to_compile
+from edge.contract.bundle import open_bundle
+from edge.engine.ladder import Rung, rungs, to_compile
 from tests.doubles.graphs import unknown_operator
-from tests.doubles.inherited import InheritedDoubles
 from tests.engine.bundles import arrays_of
 from tests.engine.fallbacks import listing, with_fallback
+from tests.engine.ladders import (
+    FRAME,
+    alike,
+    expected,
+    ladder,
+    made,
+)
 from tests.engine.surgery import HEADS, swap_classes
 from tests.stations import children, make_engines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from pathlib import Path
 
-    from edge.contract.frames import Pixels
-    from edge.engine import Answer
+    from edge.contract.bundle import Bundle
+    from tests.doubles.inherited import InheritedDoubles
 
 pytestmark = pytest.mark.slow
-
-FRAME = np.random.default_rng(5).integers(0, 256, (540, 960, 3), np.uint8)
-WORKSPACE_BYTES = 1 << 28
-
-
-@pytest.fixture(scope="module")
-def demo(demo_bundle: Path) -> Bundle:
-    return open_bundle(demo_bundle)
-
-
-@pytest.fixture(scope="module")
-def scenes(demo: Bundle) -> list[Pixels]:
-    """Frames on which the demo's members see different things."""
-    return [decode_image(demo.read(case.frame), where="") for case in demo.manifest.golden]
-
-
-@pytest.fixture
-def double(monkeypatch: pytest.MonkeyPatch) -> InheritedDoubles:
-    return InheritedDoubles(monkeypatch)
-
-
-@contextlib.contextmanager
-def ladder(
-    bundle: Bundle, cache: Path, wanted: Wanted = "auto", *, start: bool = True
-) -> Iterator[Ladder]:
-    with contextlib.closing(
-        Ladder(bundle, wanted, cache=cache, workspace_bytes=WORKSPACE_BYTES)
-    ) as made:
-        if start:
-            made.start()
-        yield made
-
-
-def made(ladder: Ladder) -> Ladder:
-    """Wait until no engine is being made any more."""
-    assert ladder._making is not None
-    ladder._making.join(60)
-    assert not ladder._making.is_alive()
-    return ladder
-
-
-@pytest.fixture(scope="module")
-def compiled(demo: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the demo's certified engine, made once."""
-    folder = tmp_path_factory.mktemp("compiled")
-    with pytest.MonkeyPatch.context() as patch:
-        InheritedDoubles(patch)
-        make_engines(demo, folder)
-    return folder / "engines"
-
-
-@pytest.fixture
-def engines(compiled: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    return Path(shutil.copytree(compiled, tmp_path / "engines"))
-
-
-def expected(bundle: Bundle, frame: Pixels, graph: str = "") -> Answer:
-    """What ONNX Runtime answers, in this process."""
-    with open_engine(bundle, graph=graph) as engine:
-        return engine.segment(frame).answer
-
-
-def alike(found: Answer, wanted: Answer) -> bool:
-    return all(
-        np.array_equal(getattr(found, name), getattr(wanted, name))
-        for name in ("mask", "confidence", "member_masks")
-    )
 
 
 @pytest.mark.parametrize(
@@ -250,34 +184,6 @@ def test_a_full_graph_that_tensorrt_gets_wrong_or_refuses_leaves_the_fallback_se
     assert verdicts[:-1] == ([("full-fp16", False)] if wrong == "answers" else [])
 
 
-@pytest.fixture
-def whole(demo: Bundle, tmp_path: Path) -> Bundle:
-    """A bundle whose full ensemble and fallback TensorRT both gets right."""
-    return with_fallback(demo, tmp_path / "whole.icecam", demo.read("ensemble.onnx"))
-
-
-def test_the_fallback_is_made_too_and_answers_the_frame_on_which_the_full_engine_failed(
-    whole: Bundle, tmp_path: Path, double: InheritedDoubles
-) -> None:
-    del double
-    with ladder(whole, tmp_path / "engines") as one:
-        made(one)
-        verdicts = [(verdict.graph, verdict.passed) for verdict in one.certifications]
-        assert verdicts == [("full-fp16", True), ("fallback-fp16", True)]
-        assert (one.segment(FRAME).graph, one.degraded) == ("full-fp16", "none")
-        assert one._worker is not None
-        assert one._worker.pid is not None
-        os.kill(one._worker.pid, signal.SIGSTOP)
-        killer = threading.Timer(0.5, os.kill, [one._worker.pid, signal.SIGKILL])
-        killer.start()
-        found = one.segment(FRAME)
-        killer.join()
-        assert (found.engine, found.graph, found.degraded) == ("trt", "fallback-fp16", "fallback")
-        assert str(one.why_degraded).startswith("full-fp16 failed: ")
-        unet = expected(whole, FRAME).member_masks[:1]
-        assert np.array_equal(found.answer.member_masks, unet)
-
-
 def test_what_lies_here_serves_at_once_while_the_full_engine_is_built(
     whole: Bundle, tmp_path: Path, double: InheritedDoubles
 ) -> None:
@@ -297,96 +203,6 @@ def test_what_lies_here_serves_at_once_while_the_full_engine_is_built(
         assert one._making.is_alive()
         assert [verdict.graph for verdict in one.certifications] == ["fallback-fp16"]
         assert one.why_degraded is None
-
-
-@pytest.mark.parametrize("fault", ["execute-false", "lost", "crash", "nan", "deserialize-none"])
-def test_an_engine_that_fails_on_a_frame_gives_way_and_the_same_frame_is_answered(
-    demo: Bundle,
-    engines: Path,
-    double: InheritedDoubles,
-    fault: str,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with ladder(demo, engines) as one:
-        assert made(one).degraded == "none"
-        assert one.why_degraded is None
-        double.ask(fault)
-        found = one.segment(FRAME)
-        assert (found.engine, found.degraded, one.degraded) == ("ort", "onnxruntime", "onnxruntime")
-        assert str(one.why_degraded).startswith("full failed: ")
-        assert alike(found.answer, expected(demo, FRAME))
-        double.ask()
-        assert one.segment(FRAME).engine == "ort"  # until the next start
-    assert "the next rung serves" in caplog.text
-    with ladder(demo, engines) as again:
-        assert made(again).segment(FRAME).engine == "trt"
-
-
-def test_an_engine_that_hangs_is_killed_at_its_deadline_and_the_same_frame_is_answered(
-    demo: Bundle, engines: Path, double: InheritedDoubles, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with ladder(demo, engines) as one:
-        made(one)
-        double.ask("hang")
-        monkeypatch.setattr("edge.engine.worker.SEGMENT_DEADLINE_S", 3)
-        began = time.monotonic()
-        found = one.segment(FRAME)
-        assert time.monotonic() - began < 30
-        assert (found.engine, found.degraded) == ("ort", "onnxruntime")
-
-
-def test_a_frame_is_never_answered_with_the_answer_to_another(
-    demo: Bundle, engines: Path, double: InheritedDoubles, scenes: list[Pixels]
-) -> None:
-    with ladder(demo, engines) as one:
-        made(one)
-        answers = [one.segment(scene) for scene in scenes]
-        assert {found.engine for found in answers} == {"trt"}
-        assert one._worker is not None
-        assert one._worker.pid is not None
-        os.kill(one._worker.pid, signal.SIGKILL)  # the next one that starts fails
-        double.ask("execute-false")
-        after = one.segment(scenes[0])
-        assert after.engine == "ort"
-    wanted = [expected(demo, scene) for scene in scenes]
-    assert not any(alike(wanted[0], other) for other in wanted[1:])
-    for found, right in zip([*answers, after], [*wanted, wanted[0]], strict=True):
-        assert alike(found.answer, right)
-
-
-def test_a_worker_that_died_between_frames_is_started_again_on_its_rung_and_counted(
-    demo: Bundle, engines: Path, double: InheritedDoubles
-) -> None:
-    del double
-    with ladder(demo, engines) as one:
-        made(one)
-        one.segment(FRAME)
-        assert one._worker is not None
-        pid = one._worker.pid
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        assert one.segment(FRAME).engine == "trt"
-        assert (one.restarts, one.degraded) == (1, "none")
-
-
-def test_a_worker_that_is_killed_on_a_frame_gives_way_and_the_same_frame_is_answered(
-    demo: Bundle, engines: Path, double: InheritedDoubles, scenes: list[Pixels]
-) -> None:
-    del double
-    with ladder(demo, engines) as one:
-        made(one)
-        one.segment(scenes[0])
-        assert one._worker is not None
-        assert one._worker.pid is not None
-        pid = one._worker.pid
-        os.kill(pid, signal.SIGSTOP)
-        killer = threading.Timer(0.5, os.kill, [pid, signal.SIGKILL])
-        killer.start()
-        found = one.segment(scenes[1])
-        killer.join()
-        assert (found.engine, found.degraded) == ("ort", "onnxruntime")
-        assert alike(found.answer, expected(demo, scenes[1]))
 
 
 @pytest.mark.parametrize("after_s", [0, 0.1, 0.4, 1, 2, 4])

@@ -339,7 +339,8 @@ def _require_closed(folder: Path, found: os.stat_result) -> None:
         raise EngineError(f"the engines' folder {folder} is no folder", expected="one, or nothing")
     if found.st_mode & 0o077:
         raise EngineError(
-            f"the engines' folder {folder} is open to others (mode {found.st_mode & 0o7777:o})",
+            f"the engines' folder {folder} is open to others (mode {found.st_mode & 0o7777:o}, "
+            f"owner {_user(found.st_uid)})",
             expected="mode 700: engines are native code",
             then=f"Nothing in it was loaded; chmod 700 {folder}, or remove it.",
         )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from edge.contract.bundle import Bundle, Graph, ListedFile
+    from edge.contract.bundle import Bundle, Graph
     from edge.engine.trt.build import Progress
     from edge.engine.trt.device import Device
     from edge.engine.trt.orders import Built
@@ -116,7 +116,7 @@ class Maker:
                 lies_here = self._without_building(bundle, graph, device)
                 if lies_here is not None:
                     return lies_here
-            self.cache.require_room(_listed(bundle, graph).size)
+            self.cache.require_room(bundle.listed(graph.file).size)
             built, workspace_bytes = self._build(bundle, graph, origin)
             return self._prove(bundle, graph, origin, built, workspace_bytes)
 
@@ -288,11 +288,7 @@ def passed(sidecar: Sidecar, bundle: Bundle) -> bool:
 
 def origin_of(bundle: Bundle, graph: Graph, device: Device) -> Origin:
     """Return what an engine of this graph on this device is made of."""
-    return Origin.of(_listed(bundle, graph).sha256, graph.precision, device)
-
-
-def _listed(bundle: Bundle, graph: Graph) -> ListedFile:
-    return next(file for file in bundle.manifest.files if file.path == graph.file)
+    return Origin.of(bundle.listed(graph.file).sha256, graph.precision, device)
 
 
 def _killed(order: Order) -> OutOfMemoryError:

@@ -187,7 +187,7 @@ def test_a_version_in_the_header_that_the_record_hides_is_refused_in_tensorrt_s_
 @pytest.mark.parametrize("mode", [0o755, 0o701, 0o770, 0o707])
 def test_a_folder_that_others_can_open_is_refused_by_name(stocked: Workshop, mode: int) -> None:
     stocked.folder.chmod(mode)
-    with pytest.raises(EngineError, match=rf"is open to others \(mode {mode:o}\).*700"):
+    with pytest.raises(EngineError, match=rf"is open to others \(mode {mode:o}, owner \S+\).*700"):
         EngineCache(stocked.folder)
     said = stocked.told("tell(error_of(opened))")
     assert f"{stocked.folder} is open to others" in said
