@@ -199,7 +199,14 @@ def overflowing(
 ) -> set[str]:
     """Return the nodes that take or give what float16 may not hold, weights too, of those named."""
     limit = LARGEST / SAFETY
-    values = largest_values(model, frames, {node.name for node in model.graph.node})
+    touched = {
+        name
+        for node in model.graph.node
+        if node.name in among
+        for name in (*node.input, *node.output)
+    }
+    watched = {node.name for node in model.graph.node if touched.intersection(node.output)}
+    values = largest_values(model, frames, watched)
     large = {
         name
         for node in model.graph.node
@@ -220,11 +227,16 @@ def overflowing(
 
 
 def largest_values(
-    model: onnx.ModelProto, frames: Sequence[Pixels], among: Collection[str]
+    model: onnx.ModelProto,
+    frames: Sequence[Pixels],
+    among: Collection[str],
+    *,
+    as_written: bool = False,
 ) -> dict[str, float]:
     """Return the largest magnitude that each node gave on any frame, infinite where not a number.
 
-    Of nodes that give floats alone, in the graph's order.
+    Of nodes that give floats alone, in the graph's order. as_written: with no optimisation, which
+    may leave out a rounding.
     """
     watched = onnx.shape_inference.infer_shapes(model)
     kinds = _element_types(watched)
@@ -236,7 +248,7 @@ def largest_values(
     ]
     _watch(watched.graph, {node.output[0]: kinds[node.output[0]] for node in nodes})
     session = onnxruntime.InferenceSession(
-        watched.SerializeToString(), _options(), providers=["CPUExecutionProvider"]
+        watched.SerializeToString(), _options(as_written), providers=["CPUExecutionProvider"]
     )
     extremes = np.array(
         [session.run(None, {INPUT: frame[np.newaxis]}) for frame in frames], np.float32
@@ -273,10 +285,11 @@ def _watch(graph: onnx.GraphProto, kinds: Mapping[str, int]) -> None:
                 graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
 
 
-def _options() -> onnxruntime.SessionOptions:
+def _options(as_written: bool) -> onnxruntime.SessionOptions:  # noqa: FBT001 - the only one
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if as_written:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # as the nodes stand
     return options
 
@@ -348,7 +361,8 @@ def _cast(source: str, target: str, kind: int) -> onnx.NodeProto:
 
 def first_overflow(half: onnx.ModelProto, frames: Sequence[Pixels]) -> str:
     """Name the first node whose result float16 cannot hold on one of the frames."""
-    values = largest_values(half, frames, {node.name for node in half.graph.node})
+    everything = {node.name for node in half.graph.node}
+    values = largest_values(half, frames, everything, as_written=True)
     kinds = {node.name: node.op_type for node in half.graph.node}
     halves = _float16_nodes(half)
     for name, value in values.items():

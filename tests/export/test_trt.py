@@ -174,7 +174,7 @@ def test_help_teaches() -> None:
     told = plain(ended.stdout)
     for words in (
         "python -m export.trt ice.icecam ",
-        "python -m export.trt ice.icecam --on admin@salluit-01 --cache /var/lib/icecam/engines",
+        "python -m export.trt ice.icecam --on admin@salluit-01 --python /opt/icecam/bin/python",
         "An engine is for the machine that built it alone.",
         "The exit status is 0 only where the full ensemble was certified.",
         "a station looks in STATE_DIR/engines. By default ~/.cache/icecam/engines.",
