@@ -288,8 +288,11 @@ def _watch(graph: onnx.GraphProto, kinds: Mapping[str, int]) -> None:
 def _options(as_written: bool) -> onnxruntime.SessionOptions:  # noqa: FBT001 - the only one
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    if as_written:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    level = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = (
+        level.ORT_DISABLE_ALL if as_written else level.ORT_ENABLE_EXTENDED
+    )
+    options.enable_cpu_mem_arena = False  # it keeps what the largest of all nodes wanted
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # as the nodes stand
     return options
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edge.engine.golden import GoldenAnswer
     from train.data.dataset import Dataset
 
-CHECKED_FRAMES = 8
+CHECKED_FRAMES = 6
 GOLDEN_FRAMES = 4
 
 

@@ -4,7 +4,7 @@
 
 The members are trained here first, for a few epochs on drawn scenes: float16 is measured on
 networks that have learnt to decide. Exporting is `python -m export make --frames`: torch, ONNX
-Runtime and float16 on 8 frames, but no evaluation on held-out images. Bars: 90 s and 4 GiB, float16
+Runtime and float16 on 6 frames, but no evaluation on held-out images. Bars: 90 s and 4 GiB, float16
 at most 52 % of float32.
 """
 

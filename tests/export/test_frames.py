@@ -43,12 +43,12 @@ def test_fewer_frames_than_golden_ones_are_all_taken() -> None:
 
 
 def test_frames_come_evenly_from_a_folder_of_pictures(tmp_path: Path) -> None:
-    for number in range(50):
+    for number in range(51):
         shade = np.full((4, 6, 3), number * 5, np.uint8)
         assert cv2.imwrite(str(tmp_path / f"{number:03}.png"), shade)
     (tmp_path / "notes.txt").write_text("no picture", encoding="utf-8")
     chosen = [int(frame[0, 0, 0]) // 5 for frame in choose_frames(None, tmp_path)]
-    assert chosen == list(range(0, 50, 7))  # 8 of 50: every seventh, first and last among them
+    assert chosen == list(range(0, 51, 10))  # 6 of 51: every tenth, first and last among them
 
 
 def test_without_pictures_to_check_with_nothing_is_begun(tmp_path: Path) -> None:
