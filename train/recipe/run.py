@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -101,6 +102,7 @@ def _bundle(recipe: Recipe, places: Places, console: Console) -> Path:
     if made.returncode:
         raise ConfigError(
             f"{out}: the bundle could not be made",
-            then="What was trained and measured is kept: run the recipe again.",
+            then="What was trained and measured is kept: run the recipe again, or the export by "
+            f"itself, with other options: {shlex.join(['python', *command[1:]])}",
         )
     return out
