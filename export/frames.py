@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from edge.engine.golden import GoldenAnswer
     from train.data.dataset import Dataset
 
-CHECKED_FRAMES = 6
+CHECKED_FRAMES = 24
+CHECKED_WITH_FLOES = 6
+"""Mask R-CNN computes all its places for floes on each frame, however few there are."""
 GOLDEN_FRAMES = 4
 
 
-def choose_frames(dataset: Dataset | None, folder: Path | None) -> list[Pixels]:
-    """Return up to CHECKED_FRAMES pictures, spread evenly over validation images or a folder.
+def choose_frames(
+    dataset: Dataset | None, folder: Path | None, *, most: int = CHECKED_FRAMES
+) -> list[Pixels]:
+    """Return up to ``most`` pictures, spread evenly over validation images or a folder.
 
     A dataset without validation images gives of all it has.
 
@@ -41,7 +45,7 @@ def choose_frames(dataset: Dataset | None, folder: Path | None) -> list[Pixels]:
         raise ConfigError("no frames to check with", expected="either --data or --frames")
     if not paths:
         raise ConfigError(f"{where}: no pictures", expected="a folder of JPEG or PNG files")
-    spread = np.linspace(0, len(paths) - 1, min(CHECKED_FRAMES, len(paths))).round().astype(int)
+    spread = np.linspace(0, len(paths) - 1, min(most, len(paths))).round().astype(int)
     chosen = [paths[index] for index in spread]
     return [decode_image(path.read_bytes(), where=str(path)) for path in chosen]
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from edge.contract.errors import ConfigError
-from export.frames import choose_frames
+from export.frames import CHECKED_FRAMES, CHECKED_WITH_FLOES, choose_frames
 from export.make import make as make_bundle
 from export.metrics import read_metrics
 from train.data.dataset import read_dataset
 from train.ensembles import ENSEMBLE_ENDING, read_ensemble
+from train.models.architectures import ARCHITECTURES
 from train.runs import read_run
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def make(wish: Wish) -> None:
         wish.out,
         weights=weights,
         temperatures=temperatures,
-        frames=choose_frames(dataset, wish.frames),
+        frames=choose_frames(dataset, wish.frames, most=_affordable(members)),
         without=wish.without,
         float16=wish.float16,
         held_out=held_out,
@@ -62,6 +63,12 @@ def make(wish: Wish) -> None:
         say=console.print,
     )
     _tell(made, wish.out, console)
+
+
+def _affordable(members: Sequence[Run]) -> int:
+    """Return on how many frames to try a bundle of these members."""
+    kinds = {ARCHITECTURES[run.architecture].kind for run in members}
+    return CHECKED_WITH_FLOES if "floes" in kinds else CHECKED_FRAMES
 
 
 def _tell(made: Made, out: Path, console: Console) -> None:

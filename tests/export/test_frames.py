@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from edge.contract.errors import CameraError, ConfigError
 from edge.contract.frames import decode_image
 from edge.engine import Answer
 from edge.engine.golden import GoldenAnswer
+from export.commands.make import _affordable
 from export.frames import choose_frames, choose_golden, to_png
 from tests.train.conftest import write_tiny
 from train.data.dataset import read_dataset
@@ -43,12 +45,22 @@ def test_fewer_frames_than_golden_ones_are_all_taken() -> None:
 
 
 def test_frames_come_evenly_from_a_folder_of_pictures(tmp_path: Path) -> None:
-    for number in range(51):
+    for number in range(47):
         shade = np.full((4, 6, 3), number * 5, np.uint8)
         assert cv2.imwrite(str(tmp_path / f"{number:03}.png"), shade)
     (tmp_path / "notes.txt").write_text("no picture", encoding="utf-8")
     chosen = [int(frame[0, 0, 0]) // 5 for frame in choose_frames(None, tmp_path)]
-    assert chosen == list(range(0, 51, 10))  # 6 of 51: every tenth, first and last among them
+    assert chosen == list(range(0, 48, 2))  # 24 of 47: every second, first and last among them
+    fewer = [int(frame[0, 0, 0]) // 5 for frame in choose_frames(None, tmp_path, most=3)]
+    assert fewer == [0, 23, 46]
+
+
+def test_only_a_member_that_sees_floes_makes_the_frames_tried_fewer() -> None:
+    def runs(*architectures: str) -> list[Any]:
+        return [SimpleNamespace(architecture=architecture) for architecture in architectures]
+
+    assert _affordable(runs("unet", "pspnet", "upernet")) == 24
+    assert _affordable(runs("unet", "maskrcnn")) == 6
 
 
 def test_without_pictures_to_check_with_nothing_is_begun(tmp_path: Path) -> None:
